@@ -14,4 +14,5 @@
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 
+pub mod image;
 pub mod index;

@@ -1,0 +1,189 @@
+//! Words that every source of images shares: digest, platform, configuration.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A SHA-256 digest as the OCI image specification spells it: `sha256:` and 64 lowercase hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+/// A text that is no [`Digest`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is not a digest: it must be sha256: and 64 lowercase hexadecimal digits")]
+pub struct BadDigest(String);
+
+impl Digest {
+    /// A digest from its 32 bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Digest {
+        Digest(bytes)
+    }
+
+    /// Its 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The 64 hexadecimal digits, without the algorithm.
+    pub fn hex(&self) -> String {
+        use fmt::Write as _;
+        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
+    /// The first 12 hexadecimal digits: what docker shows as a short id.
+    pub fn short(&self) -> String {
+        self.hex()[..12].to_owned()
+    }
+}
+
+impl FromStr for Digest {
+    type Err = BadDigest;
+
+    fn from_str(text: &str) -> Result<Digest, BadDigest> {
+        let bad = || BadDigest(text.chars().take(100).collect());
+        let hex = text.strip_prefix("sha256:").ok_or_else(bad)?.as_bytes();
+        let mut bytes = [0; 32];
+        if hex.len() != 64 {
+            return Err(bad());
+        }
+        for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+            let digit = |c: u8| match c {
+                b'0'..=b'9' => Ok(c - b'0'),
+                b'a'..=b'f' => Ok(c - b'a' + 10),
+                _ => Err(bad()),
+            };
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Ok(Digest(bytes))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The platform of an image, spelled `os/arch[/variant]` with Go's names for both.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    /// `GOOS`: `linux`, `windows`, …
+    pub os: String,
+    /// `GOARCH`: `amd64`, `arm64`, …
+    pub architecture: String,
+    /// `v7`, `v8`, …; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+}
+
+/// A text that is no [`Platform`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is not a platform: write os/arch or os/arch/variant, as in linux/arm64")]
+pub struct BadPlatform(String);
+
+impl Platform {
+    /// The platform that this machine runs.
+    pub fn host() -> Platform {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "x86" => "386",
+            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+            "loongarch64" => "loong64",
+            other => other,
+        };
+        Platform { os: "linux".into(), architecture: architecture.into(), variant: String::new() }
+    }
+
+    /// Whether an image of platform `self` will do where `wanted` was asked for.
+    ///
+    /// A variant that either side leaves open matches any.
+    pub fn satisfies(&self, wanted: &Platform) -> bool {
+        self.os == wanted.os
+            && self.architecture == wanted.architecture
+            && (self.variant == wanted.variant || self.variant.is_empty() || wanted.variant.is_empty())
+    }
+}
+
+impl FromStr for Platform {
+    type Err = BadPlatform;
+
+    fn from_str(text: &str) -> Result<Platform, BadPlatform> {
+        let word = |w: &&str| {
+            !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.as_slice() {
+            [os, architecture] | [os, architecture, _] if parts.iter().all(|w| word(&w)) => Ok(Platform {
+                os: os.to_ascii_lowercase(),
+                architecture: architecture.to_ascii_lowercase(),
+                variant: parts.get(2).map(|v| v.to_ascii_lowercase()).unwrap_or_default(),
+            }),
+            _ => Err(BadPlatform(text.chars().take(100).collect())),
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if !self.variant.is_empty() {
+            write!(f, "/{}", self.variant)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_spelled_one_way_only() {
+        let hex = "0123456789abcdef".repeat(4);
+        let digest: Digest = format!("sha256:{hex}").parse().unwrap();
+        assert_eq!(digest.to_string(), format!("sha256:{hex}"));
+        assert_eq!(digest.short(), "0123456789ab");
+        for bad in [
+            hex.clone(),
+            format!("sha256:{}", hex.to_uppercase()),
+            "sha256:../../etc".into(),
+            "sha256:".into(),
+        ] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_platform_with_an_open_variant_matches_any() {
+        let v7: Platform = "linux/arm/v7".parse().unwrap();
+        let v6: Platform = "linux/arm/v6".parse().unwrap();
+        let any: Platform = "linux/arm".parse().unwrap();
+        assert!(v7.satisfies(&any) && any.satisfies(&v7) && !v7.satisfies(&v6));
+        for bad in ["linux", "linux/", "a/b/c/d", "linux/arm64;rm", ""] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Every integration test, in one binary. The tiers are the modules: `cargo test --test all cli::` runs one.
