@@ -1,9 +1,22 @@
 //! Trees: what a filesystem looks like to whoever serves it, and how one comes out of a tar stream.
+//!
+//! [`scan`] reads a tar and says what its entries are; the [`GrowingTree`] puts them in their places;
+//! [`write_index`] lays the finished tree down on disk, where the [`Index`] reads it. Both trees answer the
+//! [`Tree`] interface; a [`Filesystem`] is a tree with the files that hold its bytes. Imports no other room.
 
 mod filesystem;
+mod format;
+mod growing;
+mod reader;
+pub mod scan;
 mod tree;
+mod writer;
 
 pub use filesystem::{DataFile, FileIdentity, Filesystem, ReadError, Whence};
+pub use format::VERSION as FORMAT_VERSION;
+pub use growing::{GrowError, GrowingTree};
+pub use reader::{Index, OpenError};
 pub use tree::{
     DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp, Tree, TreeError,
 };
+pub use writer::write_index;

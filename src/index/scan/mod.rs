@@ -1,0 +1,525 @@
+//! Reads a tar archive from the front, once, and says what its entries are.
+//!
+//! [`Scanner`] understands v7, ustar, PAX (pax(1)) and GNU headers with long names, sparse files of every
+//! format, extended attributes and base-256 numbers. It does not know about trees: where an entry goes, and what
+//! it replaces, is the [growing tree's](super::growing) affair.
+//!
+//! The archive is hostile until shown otherwise: whatever it claims about itself is bounded or refused.
+
+mod header;
+mod input;
+mod pax;
+mod sparse;
+
+use std::io;
+
+use self::header::{BLOCK, RawHeader, until_nul};
+use self::pax::PaxHeader;
+use super::{FileType, Timestamp};
+
+pub use self::input::{FileInput, TarInput, Tee};
+
+/// The most that the headers of one entry may take, in bytes.
+const MAX_METADATA: u64 = 1 << 20;
+/// `NAME_MAX`
+const MAX_NAME: usize = 255;
+/// `PATH_MAX`
+const MAX_PATH: usize = 4096;
+
+/// Why a tar was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The first block is no tar header.
+    #[error("not a tar archive")]
+    NotATar,
+    /// A later block is no tar header.
+    #[error("damaged at byte {at}: a tar header was expected")]
+    BadChecksum {
+        /// Where the block stands.
+        at: u64,
+    },
+    /// A header's field makes no sense.
+    #[error("damaged at byte {at}: the {field} of a header is not valid")]
+    BadField {
+        /// Which field.
+        field: &'static str,
+        /// Where the header stands.
+        at: u64,
+    },
+    /// An extended header makes no sense.
+    #[error("damaged at byte {at}: an extended (PAX) header is not valid")]
+    BadPax {
+        /// Where the header stands.
+        at: u64,
+    },
+    /// A sparse file's map makes no sense.
+    #[error("damaged at byte {at}: the map of a sparse file is not valid")]
+    BadSparse {
+        /// Where the header stands.
+        at: u64,
+    },
+    /// An entry has no name, or the root directory was named as something else.
+    #[error("damaged at byte {at}: an entry has no name")]
+    NoName {
+        /// Where the header stands.
+        at: u64,
+    },
+    /// A name or path is longer than Linux allows.
+    #[error("at byte {at}: {} bytes are too long for a {what}: {}", .name.len(), shorten(.name))]
+    TooLong {
+        /// "name", "path" or "link target".
+        what: &'static str,
+        /// The name.
+        name: Vec<u8>,
+        /// Where the header stands.
+        at: u64,
+    },
+    /// The headers of one entry are beyond any reason.
+    #[error("at byte {at}: the headers of one entry take more than 1 MiB")]
+    TooMuchMetadata {
+        /// Where the headers begin.
+        at: u64,
+    },
+    /// The archive goes on in another file.
+    #[error("at byte {at}: a part of a multi-volume archive cannot be read alone")]
+    MultiVolume {
+        /// Where the header stands.
+        at: u64,
+    },
+    /// The archive ends in the middle of something.
+    #[error("truncated: the archive ends at byte {at}, in the middle of {what}")]
+    Truncated {
+        /// Where it ends.
+        at: u64,
+        /// What was being read.
+        what: &'static str,
+    },
+    /// Something other than zeros follows the end mark.
+    #[error("the archive ends at byte {at}, but something else follows: {}", shorten(.found))]
+    TrailingData {
+        /// Where the stray bytes begin.
+        at: u64,
+        /// The first of them.
+        found: Vec<u8>,
+    },
+    /// Reading failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+fn shorten(bytes: &[u8]) -> String {
+    let shown = &bytes[..bytes.len().min(120)];
+    format!("\"{}{}\"", shown.escape_ascii(), if shown.len() < bytes.len() { "…" } else { "" })
+}
+
+/// How an archive has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndMark {
+    /// With two zero blocks: a stream that just stops was cut off.
+    Required,
+    /// The end mark may be missing or halved, as GNU tar allows: a file's length is known.
+    Optional,
+}
+
+/// What an entry says of the data behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// All bytes stand together, from this byte of the archive on.
+    Contiguous {
+        /// Of the first content byte.
+        at: u64,
+    },
+    /// What is not covered by these is a hole. They ascend and do not overlap.
+    Sparse(Vec<Extent>),
+}
+
+/// A run of a sparse file's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where in the file.
+    pub offset: u64,
+    /// How many bytes, at least 1.
+    pub len: u64,
+    /// Where in the archive.
+    pub at: u64,
+}
+
+/// What an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file of `size` bytes.
+    Regular {
+        /// Its length, holes included.
+        size: u64,
+        /// Where its bytes are.
+        content: Content,
+    },
+    /// Another name for the file of this path. A path that is empty names nothing.
+    HardLink(Vec<u8>),
+    /// A symbolic link with this target.
+    Symlink(Vec<u8>),
+    /// A directory.
+    Directory,
+    /// A device, with major and minor number.
+    Device(FileType, (u32, u32)),
+    /// A FIFO.
+    Fifo,
+}
+
+/// One entry of an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Components joined by single slashes: never empty (but for the root), never `.` or `..`, at most 255 bytes.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// `mode & 07777`
+    pub perm: u16,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// Modification time.
+    pub mtime: Timestamp,
+    /// Extended attributes in the order they stand.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Reads entries from the front of an archive.
+pub struct Scanner<R> {
+    input: R,
+    end_mark: EndMark,
+    position: u64,
+    /// Content of the last entry that is still to be passed over, padding included.
+    behind: u64,
+    globals: PaxHeader,
+    finished: bool,
+}
+
+/// What the headers before an entry's own say of it.
+#[derive(Default)]
+struct Pending {
+    pax: Option<PaxHeader>,
+    gnu_path: Option<Vec<u8>>,
+    gnu_link: Option<Vec<u8>>,
+    size: u64,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+}
+
+impl<R: TarInput> Scanner<R> {
+    /// Nothing is read yet.
+    pub fn new(input: R, end_mark: EndMark) -> Scanner<R> {
+        Scanner { input, end_mark, position: 0, behind: 0, globals: PaxHeader::default(), finished: false }
+    }
+
+    /// Bytes of the archive that have been read or passed over.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The input, after the last entry.
+    pub fn into_input(self) -> R {
+        self.input
+    }
+
+    /// The next entry; `None` once the archive has ended as it should.
+    ///
+    /// When an entry is handed out, its content need not have been read yet.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, ScanError> {
+        let mut pending = Pending::default();
+        let start = self.position + self.behind;
+        while !self.finished {
+            let content = std::mem::take(&mut self.behind);
+            self.skip(content, "a file's content")?;
+            let at = self.position;
+            let Some(block) = self.read_block("a header")? else {
+                self.finish_without_mark(at, &pending)?;
+                break;
+            };
+            if block == [0; BLOCK] {
+                if !pending.is_empty() {
+                    return Err(ScanError::Truncated { at, what: "an entry's headers" });
+                }
+                self.read_end_mark()?;
+                break;
+            }
+            let header = RawHeader::parse(&block, at)?;
+            if let Some(entry) = self.interpret(&header, &mut pending, at)? {
+                return Ok(Some(entry));
+            }
+            if self.position - start > MAX_METADATA {
+                return Err(ScanError::TooMuchMetadata { at: start });
+            }
+        }
+        Ok(None)
+    }
+
+    /// One header: either it completes an entry, or it says something about the next one.
+    fn interpret(
+        &mut self,
+        header: &RawHeader<'_>,
+        pending: &mut Pending,
+        at: u64,
+    ) -> Result<Option<Entry>, ScanError> {
+        let size = header.size()?;
+        match header.type_flag() {
+            b'x' | b'X' => {
+                let records = self.read_metadata(size, pending, at)?;
+                pending.pax.get_or_insert_with(|| self.globals.clone()).add(&records, at)?;
+            }
+            b'g' => {
+                let records = self.read_metadata(size, pending, at)?;
+                self.globals.add(&records, at)?;
+                self.globals.keep_global();
+                pending.size = 0;
+            }
+            b'L' => {
+                let name = self.read_metadata(size, pending, at)?;
+                pending.gnu_path = Some(until_nul(&name).to_vec());
+            }
+            b'K' => {
+                let name = self.read_metadata(size, pending, at)?;
+                pending.gnu_link = Some(until_nul(&name).to_vec());
+            }
+            // A volume label names the archive, not a file.
+            b'V' => self.behind = padded(size),
+            b'M' => return Err(ScanError::MultiVolume { at }),
+            type_flag => return self.entry(header, type_flag, size, std::mem::take(pending), at).map(Some),
+        }
+        Ok(None)
+    }
+
+    fn entry(
+        &mut self,
+        header: &RawHeader<'_>,
+        type_flag: u8,
+        size: u64,
+        pending: Pending,
+        at: u64,
+    ) -> Result<Entry, ScanError> {
+        let pax = pending.pax.unwrap_or_else(|| self.globals.clone());
+        let raw_path = match pax.sparse.name.clone().or(pax.path).or(pending.gnu_path) {
+            Some(path) => path,
+            None => header.path(),
+        };
+        let path = clean_path(&raw_path, at)?;
+        let link = |pax_link: Option<Vec<u8>>| {
+            let target = pax_link.or(pending.gnu_link).unwrap_or_else(|| header.link_name());
+            match target.len() {
+                MAX_PATH.. => Err(ScanError::TooLong { what: "link target", name: target, at }),
+                _ => Ok(target),
+            }
+        };
+        let kind = match type_flag {
+            b'5' => EntryKind::Directory,
+            b'2' => EntryKind::Symlink(link(pax.link_path)?),
+            b'1' => match link(pax.link_path)? {
+                target if target.is_empty() => EntryKind::HardLink(target),
+                target => EntryKind::HardLink(clean_path(&target, at)?),
+            },
+            b'3' => EntryKind::Device(FileType::CharDevice, header.device()?),
+            b'4' => EntryKind::Device(FileType::BlockDevice, header.device()?),
+            b'6' => EntryKind::Fifo,
+            // GNU's incremental archives list a directory's names in its content.
+            b'D' => {
+                self.behind = padded(pax.size.unwrap_or(size));
+                EntryKind::Directory
+            }
+            // Before POSIX had a type for it, a directory was a file whose name ends in a slash.
+            b'0' | 0 if raw_path.ends_with(b"/") => {
+                self.behind = padded(pax.size.unwrap_or(size));
+                EntryKind::Directory
+            }
+            b'S' => {
+                self.old_gnu_sparse(header.gnu_sparse()?.ok_or(ScanError::BadSparse { at })?, size, at)?
+            }
+            // An unknown type is a regular file; see pax(1), "ustar Interchange Format", typeflag.
+            _ => self.regular(&pax.sparse, pax.size.unwrap_or(size), at)?,
+        };
+        if path.is_empty() && kind != EntryKind::Directory {
+            return Err(ScanError::NoName { at });
+        }
+        Ok(Entry {
+            path,
+            kind,
+            perm: header.perm()?,
+            uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
+            gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
+            mtime: pax.mtime.map_or_else(|| header.mtime(), Ok)?,
+            xattrs: pax.xattrs,
+        })
+    }
+
+    fn regular(&mut self, sparse: &pax::PaxSparse, stored: u64, at: u64) -> Result<EntryKind, ScanError> {
+        let content_end =
+            self.position.checked_add(stored).ok_or(ScanError::BadField { field: "size", at })?;
+        let extents = if sparse.map_in_data() {
+            sparse::read_map(self, stored, at)?
+        } else if sparse.size.is_some() {
+            sparse.extents.clone()
+        } else {
+            self.behind = padded(stored);
+            return Ok(EntryKind::Regular {
+                size: stored,
+                content: Content::Contiguous { at: self.position },
+            });
+        };
+        let data = self.position;
+        let room = content_end.checked_sub(data).ok_or(ScanError::BadSparse { at })?;
+        self.behind = padded(room);
+        let size = sparse.size.ok_or(ScanError::BadSparse { at })?;
+        Ok(EntryKind::Regular { size, content: sparse::extents(&extents, size, data, room, at)? })
+    }
+
+    fn old_gnu_sparse(
+        &mut self,
+        mut sparse: header::GnuSparse,
+        stored: u64,
+        at: u64,
+    ) -> Result<EntryKind, ScanError> {
+        while sparse.extended {
+            if self.position - at > MAX_METADATA {
+                return Err(ScanError::TooMuchMetadata { at });
+            }
+            let block = self.read_block("a sparse map")?;
+            let block = block.ok_or(ScanError::Truncated { at: self.position, what: "a sparse map" })?;
+            sparse.extended = sparse::extension(&block, &mut sparse.extents);
+        }
+        self.position.checked_add(stored).ok_or(ScanError::BadField { field: "size", at })?;
+        self.behind = padded(stored);
+        let content = sparse::extents(&sparse.extents, sparse.size, self.position, stored, at)?;
+        Ok(EntryKind::Regular { size: sparse.size, content })
+    }
+
+    /// The content of an extended header.
+    fn read_metadata(&mut self, size: u64, pending: &mut Pending, at: u64) -> Result<Vec<u8>, ScanError> {
+        pending.size = pending.size.saturating_add(size).saturating_add(BLOCK as u64);
+        if pending.size > MAX_METADATA {
+            return Err(ScanError::TooMuchMetadata { at });
+        }
+        let mut records = vec![0; padded(size) as usize];
+        self.read_exact(&mut records, "an extended header")?;
+        records.truncate(size as usize);
+        Ok(records)
+    }
+
+    /// The archive ended where a header might stand.
+    fn finish_without_mark(&mut self, at: u64, pending: &Pending) -> Result<(), ScanError> {
+        self.finished = true;
+        match self.end_mark {
+            _ if !pending.is_empty() => Err(ScanError::Truncated { at, what: "an entry's headers" }),
+            EndMark::Required => Err(ScanError::Truncated { at, what: "the archive (there is no end mark)" }),
+            EndMark::Optional if at == 0 => Err(ScanError::NotATar),
+            EndMark::Optional => Ok(()),
+        }
+    }
+
+    /// The first zero block was read: a second one has to follow, and then nothing but zeros.
+    fn read_end_mark(&mut self) -> Result<(), ScanError> {
+        self.finished = true;
+        let first = self.position;
+        loop {
+            let here = match self.input.fill_buf() {
+                Ok(here) => here,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.into()),
+            };
+            if here.is_empty() {
+                break;
+            }
+            if let Some(stray) = here.iter().position(|&b| b != 0) {
+                let found = here[stray..].iter().take(200).copied().collect();
+                return Err(ScanError::TrailingData { at: self.position + stray as u64, found });
+            }
+            let n = here.len();
+            self.input.consume(n);
+            self.position += n as u64;
+        }
+        if self.end_mark == EndMark::Required && self.position - first < BLOCK as u64 {
+            return Err(ScanError::Truncated { at: self.position, what: "the end mark" });
+        }
+        Ok(())
+    }
+
+    /// A whole block; `None` where the input ends just before it.
+    fn read_block(&mut self, what: &'static str) -> Result<Option<[u8; BLOCK]>, ScanError> {
+        let start = self.position;
+        let mut block = [0; BLOCK];
+        match self.read_exact(&mut block, what) {
+            Ok(()) => Ok(Some(block)),
+            Err(ScanError::Truncated { at, .. }) if at == start => Ok(None),
+            Err(ScanError::Truncated { .. }) if start == 0 => Err(ScanError::NotATar),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn read_exact(&mut self, mut buf: &mut [u8], what: &'static str) -> Result<(), ScanError> {
+        while !buf.is_empty() {
+            match self.input.read(buf) {
+                Ok(0) => return Err(ScanError::Truncated { at: self.position, what }),
+                Ok(n) => {
+                    buf = &mut buf[n..];
+                    self.position += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, n: u64, what: &'static str) -> Result<(), ScanError> {
+        match self.input.skip(n) {
+            Ok(()) => {
+                self.position += n;
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && e.get_ref().is_none() => {
+                Err(ScanError::Truncated { at: self.position, what })
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// `n` rounded up to whole blocks.
+fn padded(n: u64) -> u64 {
+    n.saturating_add(BLOCK as u64 - 1) / BLOCK as u64 * BLOCK as u64
+}
+
+/// Takes a stored path apart and puts it together without empty, `.` and `..` components.
+///
+/// `..` takes back the component before it and stops at the root: the archive's own root, never the host's.
+fn clean_path(raw: &[u8], at: u64) -> Result<Vec<u8>, ScanError> {
+    if raw.is_empty() {
+        return Err(ScanError::NoName { at });
+    }
+    let mut path = Vec::with_capacity(raw.len());
+    for component in raw.split(|&b| b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => path.truncate(path.iter().rposition(|&b| b == b'/').unwrap_or(0)),
+            name if name.len() > MAX_NAME => {
+                return Err(ScanError::TooLong { what: "name", name: name.to_vec(), at });
+            }
+            name => {
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(name);
+            }
+        }
+    }
+    if path.len() > MAX_PATH {
+        return Err(ScanError::TooLong { what: "path", name: path, at });
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests;
