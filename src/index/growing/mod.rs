@@ -459,7 +459,10 @@ impl GrowingTree {
                     doomed.push(child);
                     child = self.dentries[child as usize].next;
                 }
-                self.inode_mut(parent).nlink -= 1;
+                // A directory whose own directory goes too leaves no link behind there.
+                if self.is_directory(parent) {
+                    self.inode_mut(parent).nlink -= 1;
+                }
                 self.inode_mut(ino).nlink = 0;
             } else {
                 self.inode_mut(ino).nlink -= 1;

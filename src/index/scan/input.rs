@@ -93,24 +93,17 @@ pub struct Tee<R, W> {
     to: W,
     /// How many bytes of the current buffer have been written.
     written: usize,
-    total: u64,
-    sum: crc32fast::Hasher,
 }
 
 impl<R: BufRead, W: Write> Tee<R, W> {
     /// Copies what is read of `from` to `to`.
     pub fn new(from: R, to: W) -> Tee<R, W> {
-        Tee { from, to, written: 0, total: 0, sum: crc32fast::Hasher::new() }
+        Tee { from, to, written: 0 }
     }
 
-    /// Bytes written so far.
-    pub fn written(&self) -> u64 {
-        self.total
-    }
-
-    /// The writer, how many bytes went to it, and their CRC-32.
-    pub fn into_parts(self) -> (W, u64, u32) {
-        (self.to, self.total, self.sum.finalize())
+    /// The writer, to which everything that was seen has been written.
+    pub fn into_writer(self) -> W {
+        self.to
     }
 }
 
@@ -128,10 +121,7 @@ impl<R: BufRead, W: Write> BufRead for Tee<R, W> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let here = self.from.fill_buf()?;
         if self.written < here.len() {
-            let fresh = &here[self.written..];
-            self.to.write_all(fresh)?;
-            self.sum.update(fresh);
-            self.total += fresh.len() as u64;
+            self.to.write_all(&here[self.written..])?;
             self.written = here.len();
         }
         Ok(here)

@@ -520,6 +520,3 @@ fn clean_path(raw: &[u8], at: u64) -> Result<Vec<u8>, ScanError> {
     }
     Ok(path)
 }
-
-#[cfg(test)]
-mod tests;

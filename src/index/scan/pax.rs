@@ -228,7 +228,7 @@ mod tests {
     fn malformed_records_are_errors() {
         for bad in [
             &b"5 a=b"[..],
-            b"6 a=b\n\0",
+            b"7 a=b\n\0",
             b"99 a=b\n",
             b"x a=b\n",
             b"6 a:b\n",
