@@ -136,7 +136,7 @@ impl FromStr for Platform {
         };
         let parts: Vec<&str> = text.split('/').collect();
         match parts.as_slice() {
-            [os, architecture] | [os, architecture, _] if parts.iter().all(|w| word(&w)) => Ok(Platform {
+            [os, architecture] | [os, architecture, _] if parts.iter().all(word) => Ok(Platform {
                 os: os.to_ascii_lowercase(),
                 architecture: architecture.to_ascii_lowercase(),
                 variant: parts.get(2).map(|v| v.to_ascii_lowercase()).unwrap_or_default(),
