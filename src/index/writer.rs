@@ -31,7 +31,7 @@ pub fn write_index<W: Write + Seek>(tree: &GrowingTree, identity: &[u8; 32], out
     let mut name = 0u64;
     for &dentry in &order.dentries {
         let len = tree.name_of(dentry).len() as u8;
-        let ino = tree.dentries[dentry as usize].ino.unwrap_or(Ino(0));
+        let ino = tree.dentries[dentry as usize].ino().unwrap_or(Ino::ROOT);
         let file_type = tree.inodes[ino.0 as usize - 1].body.file_type();
         out.write(
             DentryRecord {
@@ -102,7 +102,7 @@ struct Order {
 
 impl Order {
     fn of(tree: &GrowingTree) -> Order {
-        let live = || tree.dentries.iter().enumerate().filter(|(_, d)| !d.dead && d.ino.is_some());
+        let live = || tree.dentries.iter().enumerate().filter(|(_, d)| !d.dead && d.ino().is_some());
         let mut starts = vec![0u32; tree.inodes.len() + 2];
         for (_, dentry) in live() {
             starts[dentry.parent.0 as usize + 1] += 1;

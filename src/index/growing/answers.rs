@@ -78,8 +78,8 @@ impl Tree for GrowingTree {
             },
         };
         while at != NONE {
-            let Dentry { ino, dead, next, .. } = self.dentries[at as usize];
-            if let (false, Some(ino)) = (dead, ino) {
+            let Dentry { dead, next, .. } = self.dentries[at as usize];
+            if let (false, Some(ino)) = (dead, self.dentries[at as usize].ino()) {
                 let file_type = self.inode_ref(ino).body.file_type();
                 let cookie = DirCookie(u64::from(at) + 1);
                 if !emit(DirEntry { name: self.name_of(at), ino, file_type, cookie }) {

@@ -7,7 +7,7 @@
 mod answers;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use hashbrown::HashTable;
 
@@ -86,13 +86,30 @@ pub(super) struct Inode {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dentry {
     pub parent: Ino,
-    /// `None` while the name is a hard link whose target has not come; then it is not shown.
-    pub ino: Option<Ino>,
-    pub dead: bool,
+    /// 0 while the name is a hard link whose target has not come; then it is not shown.
+    ino: Ino,
     name: u32,
-    name_len: u8,
     /// The next name of the same directory.
     next: u32,
+    /// Of directory and name, so that the table can grow without reading them again.
+    hash: u32,
+    name_len: u8,
+    pub dead: bool,
+}
+
+impl Dentry {
+    pub fn ino(&self) -> Option<Ino> {
+        (self.ino != Ino(0)).then_some(self.ino)
+    }
+
+    fn table_hash(&self) -> u64 {
+        spread(self.hash)
+    }
+}
+
+/// The table wants its bits at both ends.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 /// A set of extended attributes: names and values.
@@ -217,7 +234,7 @@ impl GrowingTree {
             let mut at = dentry;
             // A link may wait for a link that waits for a link: go to the end, then settle all on the way.
             let mut target = loop {
-                let Some(forward) = self.forward.get(&at) else { break self.dentries[at as usize].ino };
+                let Some(forward) = self.forward.get(&at) else { break self.dentries[at as usize].ino() };
                 // Every link on the way is a different one, or there is a cycle.
                 if chain.len() > self.forward.len() {
                     return Err(GrowError::LinkCycle(forward.target.clone()));
@@ -262,7 +279,7 @@ impl GrowingTree {
     fn place_symlinks(&mut self) {
         let mut nearest: HashMap<Ino, (usize, Ino)> = HashMap::new();
         for dentry in &self.dentries {
-            if let (false, Some(ino)) = (dentry.dead, dentry.ino)
+            if let (false, Some(ino)) = (dentry.dead, dentry.ino())
                 && let Inode { body: Body::Symlink { .. }, nlink: 2.., .. } = self.inode_ref(ino)
             {
                 let here = (self.depth(dentry.parent), dentry.parent);
@@ -376,7 +393,7 @@ impl GrowingTree {
         target: Vec<u8>,
         mut fallback: Inode,
     ) -> Result<(), GrowError> {
-        match self.find_dentry(&target).and_then(|found| self.dentries[found as usize].ino) {
+        match self.find_dentry(&target).and_then(|found| self.dentries[found as usize].ino()) {
             Some(ino) if self.is_directory(ino) => Err(GrowError::LinkToDirectory(name.to_vec())),
             // A name that is a link to itself says nothing new.
             Some(ino) if self.child(dir, name) == Some(ino) => Ok(()),
@@ -392,7 +409,8 @@ impl GrowingTree {
 
     /// Gives `name` in `dir` to an inode, and takes it from whoever had it.
     fn put(&mut self, dir: Ino, name: &[u8], ino: Option<Ino>) -> Result<u32, GrowError> {
-        if let Some(old) = self.dentry(dir, name) {
+        let hash = self.hash_of(dir, name);
+        if let Some(old) = self.dentry_hashed(hash, dir, name) {
             self.remove(old);
             if ino.is_some_and(|ino| matches!(self.inode_ref(ino).body, Body::Gone)) {
                 return Err(GrowError::LinkCycle(name.to_vec()));
@@ -400,14 +418,17 @@ impl GrowingTree {
         }
         let dentry = number(self.dentries.len())?;
         let (start, name_len) = (self.keep_name(name)?, name.len() as u8);
-        self.dentries.push(Dentry { parent: dir, ino: None, dead: false, name: start, name_len, next: NONE });
-        let hash = self.hash_of(dir, name);
-        let (names, dentries, hasher) = (&self.names, &self.dentries, &self.hash);
-        self.by_name.insert_unique(hash, dentry, |&other| {
-            let other = &dentries[other as usize];
-            let start = other.name as usize;
-            hash_name(hasher, other.parent, &names[start..start + usize::from(other.name_len)])
+        self.dentries.push(Dentry {
+            parent: dir,
+            ino: Ino(0),
+            name: start,
+            next: NONE,
+            hash,
+            name_len,
+            dead: false,
         });
+        let dentries = &self.dentries;
+        self.by_name.insert_unique(spread(hash), dentry, |&other| dentries[other as usize].table_hash());
         if let Body::Directory { first, last, .. } = &mut self.inodes[dir.0 as usize - 1].body {
             let before = std::mem::replace(last, dentry);
             if before == NONE {
@@ -425,7 +446,7 @@ impl GrowingTree {
     /// Makes a dentry name an inode.
     fn attach(&mut self, dentry: u32, ino: Ino) {
         let dir = self.dentries[dentry as usize].parent;
-        self.dentries[dentry as usize].ino = Some(ino);
+        self.dentries[dentry as usize].ino = ino;
         self.inode_mut(ino).nlink += 1;
         match self.inode_ref(ino).body {
             Body::Directory { .. } => self.inode_mut(dir).nlink += 1,
@@ -442,17 +463,17 @@ impl GrowingTree {
         self.last_dir = (Vec::new(), Ino::ROOT);
         let mut doomed = vec![dentry];
         while let Some(dentry) = doomed.pop() {
-            let Dentry { parent, ino, dead, .. } = self.dentries[dentry as usize];
-            if dead {
+            let doomed_dentry = self.dentries[dentry as usize];
+            if doomed_dentry.dead {
                 continue;
             }
-            let hash = self.hash_of(parent, self.name_of(dentry));
+            let hash = doomed_dentry.table_hash();
             if let Ok(found) = self.by_name.find_entry(hash, |&other| other == dentry) {
                 found.remove();
             }
             self.dentries[dentry as usize].dead = true;
             self.forward.remove(&dentry);
-            let Some(ino) = ino else { continue };
+            let (parent, Some(ino)) = (doomed_dentry.parent, doomed_dentry.ino()) else { continue };
             if let Body::Directory { first, .. } = self.inode_ref(ino).body {
                 let mut child = first;
                 while child != NONE {
@@ -512,25 +533,31 @@ impl GrowingTree {
             if components.peek().is_none() {
                 return Some(found);
             }
-            let child = self.dentries[found as usize].ino?;
+            let child = self.dentries[found as usize].ino()?;
             dir = if self.is_directory(child) { child } else { self.resolve(dir, child)? };
         }
         None
     }
 
     fn dentry(&self, dir: Ino, name: &[u8]) -> Option<u32> {
-        let hash = self.hash_of(dir, name);
-        self.by_name
-            .find(hash, |&d| self.dentries[d as usize].parent == dir && self.name_of(d) == name)
-            .copied()
+        self.dentry_hashed(self.hash_of(dir, name), dir, name)
+    }
+
+    fn dentry_hashed(&self, hash: u32, dir: Ino, name: &[u8]) -> Option<u32> {
+        let is_it = |&d: &u32| self.dentries[d as usize].parent == dir && self.name_of(d) == name;
+        self.by_name.find(spread(hash), is_it).copied()
     }
 
     fn child(&self, dir: Ino, name: &[u8]) -> Option<Ino> {
-        self.dentries[self.dentry(dir, name)? as usize].ino
+        self.dentries[self.dentry(dir, name)? as usize].ino()
     }
 
-    fn hash_of(&self, dir: Ino, name: &[u8]) -> u64 {
-        hash_name(&self.hash, dir, name)
+    /// Keyed anew for each tree: an archive cannot be made to collide.
+    fn hash_of(&self, dir: Ino, name: &[u8]) -> u32 {
+        let mut hasher = self.hash.build_hasher();
+        hasher.write_u32(dir.0);
+        hasher.write(name);
+        hasher.finish() as u32
     }
 
     fn depth(&self, mut dir: Ino) -> usize {
@@ -578,10 +605,6 @@ fn implicit_directory(parent: Ino, layer: LayerNo) -> Inode {
         perm: 0o755,
         layer,
     }
-}
-
-fn hash_name(hasher: &RandomState, dir: Ino, name: &[u8]) -> u64 {
-    hasher.hash_one((dir.0, name))
 }
 
 fn number(n: usize) -> Result<u32, GrowError> {
