@@ -1,5 +1,6 @@
 //! Words that every source of images shares: digest, platform, configuration.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -156,6 +157,66 @@ impl fmt::Display for Platform {
     }
 }
 
+/// What an image says about running it: the `config` of the [OCI image configuration][spec], its names included.
+///
+/// [spec]: https://github.com/opencontainers/image-spec/blob/v1.1.0/config.md
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageConfig {
+    /// User or uid, optionally `:` and group or gid; empty for root.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// `NAME=value`, in the image's order.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// What is always run.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub entrypoint: Vec<String>,
+    /// Its arguments by default, or the command itself where there is no entrypoint.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub cmd: Vec<String>,
+    /// Where it is run; empty for `/`.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
+    /// Directories that hold data of their own.
+    #[serde(with = "map_keys", skip_serializing_if = "BTreeSet::is_empty")]
+    pub volumes: BTreeSet<String>,
+    /// `80`, `53/udp`, …
+    #[serde(with = "map_keys", skip_serializing_if = "BTreeSet::is_empty")]
+    pub exposed_ports: BTreeSet<String>,
+    /// Whatever the author wanted to say.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The signal that ends the container, by name or number; empty for SIGTERM.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub stop_signal: String,
+}
+
+/// Go writes `null` for an empty slice or map.
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A set that is spelled as a map to empty objects.
+mod map_keys {
+    use super::{BTreeMap, BTreeSet, Deserialize};
+
+    pub fn serialize<S: serde::Serializer>(set: &BTreeSet<String>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(set.iter().map(|key| (key, BTreeMap::<&str, &str>::new())))
+    }
+
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeSet<String>, D::Error> {
+        let map = Option::<BTreeMap<String, serde::de::IgnoredAny>>::deserialize(deserializer)?;
+        Ok(map.unwrap_or_default().into_keys().collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,5 +246,16 @@ mod tests {
         for bad in ["linux", "linux/", "a/b/c/d", "linux/arm64;rm", ""] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_configuration_with_nulls_reads_as_empty_and_comes_back_the_same() {
+        let text = r#"{"User":"","Env":["A=b"],"Cmd":null,"Volumes":{"/data":{}},"Labels":null,"New":1}"#;
+        let config: ImageConfig = serde_json::from_str(text).unwrap();
+        assert!(config.cmd.is_empty() && config.labels.is_empty());
+        assert!(config.volumes.contains("/data"));
+        let written = serde_json::to_string(&config).unwrap();
+        assert_eq!(written, r#"{"Env":["A=b"],"Volumes":{"/data":{}}}"#);
+        assert_eq!(serde_json::from_str::<ImageConfig>(&written).unwrap(), config);
     }
 }
