@@ -1,0 +1,329 @@
+//! A tar that holds an image: recognised, listed once, then read in place.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::Transport;
+use super::compression::{Compression, Limits, Unpacker};
+use super::error::{OciError, printable};
+use super::spec;
+use super::store::Section;
+use super::tarscan::{FileInput, Input, Member, Scanner, StreamInput};
+
+/// What the names of an archive's members may take in memory, bytes, with [`MEMBER_COST`] for each.
+const MAX_CATALOGUE: usize = 32 << 20;
+
+/// What a member costs in memory beside its name, bytes.
+const MEMBER_COST: usize = 128;
+
+/// Symbolic links followed on the way to one blob; path_resolution(7).
+const MAX_LINKS: usize = 40;
+
+/// An archive and the places of its members.
+#[derive(Debug)]
+pub(super) struct Archive {
+    file: Arc<File>,
+    catalogue: Catalogue,
+}
+
+#[derive(Debug, Default)]
+struct Catalogue {
+    members: HashMap<Vec<u8>, Member>,
+    bytes: usize,
+}
+
+/// What to make of an archive while its members pass by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// The user says what it is.
+    Collect,
+    /// Find out what it is, and stop as soon as it turns out not to be an image.
+    Recognise,
+}
+
+impl Archive {
+    /// Lists an archive whose transport the user named.
+    pub(super) fn open(path: &Path, spool: &Path, limits: Limits) -> Result<Archive, OciError> {
+        Archive::open_and_look(path, spool, limits, Look::Collect).map(|(archive, _)| archive)
+    }
+
+    /// Lists an archive and says how its image is to be read; `None` for a tar that holds none.
+    pub(super) fn recognise(
+        path: &Path,
+        spool: &Path,
+        limits: Limits,
+    ) -> Result<Option<(Archive, Transport)>, OciError> {
+        let (archive, transport) = Archive::open_and_look(path, spool, limits, Look::Recognise)?;
+        Ok(transport.map(|transport| (archive, transport)))
+    }
+
+    fn open_and_look(
+        path: &Path,
+        spool: &Path,
+        limits: Limits,
+        look: Look,
+    ) -> Result<(Archive, Option<Transport>), OciError> {
+        let file = open_file(path)?;
+        let mut catalogue = Catalogue::default();
+        let collect = |name: &[u8], member: &Member| catalogue.add(path, name, member);
+        if compression(&file, path)? == Compression::None {
+            let transport = scan(file_input(&file, path)?, path, look, collect)?;
+            return Ok((Archive { file: Arc::new(file), catalogue }, transport));
+        }
+        let spooled = unlinked_file(spool)?;
+        let spooling = Spooling { source: unpacker(&file, path, limits)?, copy: &spooled, directory: spool };
+        let input = StreamInput(BufReader::with_capacity(128 << 10, spooling));
+        let transport = scan(input, path, look, collect)?;
+        Ok((Archive { file: Arc::new(spooled), catalogue }, transport))
+    }
+
+    /// The file that `name` leads to, links within the archive followed.
+    pub(super) fn section(&self, name: &str) -> Result<Section, OciError> {
+        let bad = |reason| OciError::BadPath { blob: name.to_owned(), reason };
+        let mut place: Vec<Vec<u8>> = Vec::new();
+        let mut ahead: Vec<Vec<u8>> = components(name.as_bytes());
+        ahead.reverse();
+        let mut links = 0;
+        while let Some(component) = ahead.pop() {
+            if component == b".." {
+                place.pop().ok_or_else(|| bad("leads out of the archive"))?;
+                continue;
+            }
+            place.push(component);
+            let target = match self.catalogue.members.get(&place.join(&b'/')) {
+                Some(Member::Symlink(target)) => {
+                    place.pop();
+                    target
+                }
+                Some(Member::HardLink(target)) => {
+                    place.clear();
+                    target
+                }
+                Some(Member::File { offset, size }) if ahead.is_empty() => {
+                    return Ok(Section::new(self.file.clone(), *offset, *size, name));
+                }
+                Some(Member::Directory) | None if !ahead.is_empty() => continue,
+                None => return Err(OciError::Missing(name.to_owned())),
+                Some(_) => return Err(bad("is not a file")),
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(bad("is a loop of links"));
+            }
+            if target.starts_with(b"/") {
+                return Err(bad("leads out of the archive"));
+            }
+            ahead.extend(components(target).into_iter().rev());
+        }
+        Err(bad("is not a file"))
+    }
+}
+
+impl Catalogue {
+    /// A later member of the same name takes the place of an earlier one.
+    fn add(&mut self, path: &Path, name: &[u8], member: &Member) -> Result<(), OciError> {
+        let link = match member {
+            Member::Symlink(target) | Member::HardLink(target) => target.len(),
+            _ => 0,
+        };
+        self.bytes = self.bytes.saturating_add(MEMBER_COST + name.len() + link);
+        if self.bytes > MAX_CATALOGUE {
+            return Err(OciError::NotAnImage(path.to_owned()));
+        }
+        self.members.insert(components(name).join(&b'/'), member.clone());
+        Ok(())
+    }
+}
+
+/// Says by its content how a tar holds an image; `None` for one that holds none.
+pub(super) fn detect(path: &Path, limits: Limits) -> Result<Option<Transport>, OciError> {
+    let file = open_file(path)?;
+    let ignore = |_: &[u8], _: &Member| Ok(());
+    if compression(&file, path)? == Compression::None {
+        return scan(file_input(&file, path)?, path, Look::Recognise, ignore);
+    }
+    scan(StreamInput(unpacker(&file, path, limits)?), path, Look::Recognise, ignore)
+}
+
+/// Directories that root filesystems have at their top and image archives have not; hier(7).
+const ROOTFS_DIRECTORIES: [&[u8]; 20] = [
+    b"bin", b"boot", b"dev", b"etc", b"home", b"lib", b"lib32", b"lib64", b"media", b"mnt", b"opt", b"proc",
+    b"root", b"run", b"sbin", b"srv", b"sys", b"tmp", b"usr", b"var",
+];
+
+fn scan(
+    input: impl Input,
+    path: &Path,
+    look: Look,
+    mut each: impl FnMut(&[u8], &Member) -> Result<(), OciError>,
+) -> Result<Option<Transport>, OciError> {
+    let (mut layout, mut index, mut manifest) = (false, false, false);
+    let mut scanner = Scanner::new(input, path);
+    while let Some((name, member)) = scanner.next()? {
+        if look == Look::Recognise {
+            match components(&name).as_slice() {
+                [top, ..] if ROOTFS_DIRECTORIES.contains(&&top[..]) => return Ok(None),
+                [top] if matches!(member, Member::File { .. }) => match &top[..] {
+                    b"oci-layout" => layout = true,
+                    b"index.json" => index = true,
+                    b"manifest.json" => {
+                        let content = scanner.read_content(spec::MAX_DOCUMENT)?;
+                        manifest = content.is_some_and(|bytes| spec::is_docker_manifest(&bytes));
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        match each(&name, &member) {
+            Err(OciError::NotAnImage(_)) if look == Look::Recognise => return Ok(None),
+            result => result?,
+        }
+    }
+    Ok(match (layout && index, manifest) {
+        (true, _) => Some(Transport::OciArchive),
+        (false, true) => Some(Transport::DockerArchive),
+        (false, false) => None,
+    })
+}
+
+/// The components of a name, without empty ones and `.`.
+fn components(name: &[u8]) -> Vec<Vec<u8>> {
+    name.split(|b| *b == b'/').filter(|c| !c.is_empty() && *c != b".").map(<[u8]>::to_vec).collect()
+}
+
+fn open_file(path: &Path) -> Result<File, OciError> {
+    let failed = |source| OciError::Io { doing: "open", path: path.to_owned(), source };
+    // Without NONBLOCK a FIFO would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?);
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(OciError::WrongTransport { path: path.to_owned(), wanted: "file" });
+    }
+    Ok(file)
+}
+
+fn file_input<'a>(file: &'a File, path: &Path) -> Result<FileInput<'a>, OciError> {
+    FileInput::new(file).map_err(|source| OciError::Io { doing: "read", path: path.to_owned(), source })
+}
+
+fn compression(file: &File, path: &Path) -> Result<Compression, OciError> {
+    let mut start = [0; 6];
+    let n = file.read_at(&mut start, 0).map_err(|source| OciError::Io {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Compression::of(&start[..n]))
+}
+
+fn unpacker<'a>(file: &'a File, path: &Path, limits: Limits) -> Result<Unpacker<&'a File>, OciError> {
+    use std::os::unix::ffi::OsStrExt;
+    Unpacker::new(file, printable(path.as_os_str().as_bytes()), limits)
+}
+
+/// A stream that is written to a file as it is read.
+struct Spooling<'a, R> {
+    source: R,
+    copy: &'a File,
+    directory: &'a Path,
+}
+
+impl<R: Read> Read for Spooling<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.source.read(buf)?;
+        self.copy.write_all(&buf[..n]).map_err(|source| OciError::Io {
+            doing: "unpack the archive into",
+            path: self.directory.to_owned(),
+            source,
+        })?;
+        Ok(n)
+    }
+}
+
+/// A file in `directory` that has no name, and so ends with its last descriptor.
+fn unlinked_file(directory: &Path) -> Result<File, OciError> {
+    let failed = |e: Errno| OciError::Io {
+        doing: "make a temporary file in",
+        path: directory.to_owned(),
+        source: e.into(),
+    };
+    let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+    match rustix::fs::open(directory, flags | OFlags::TMPFILE, mode) {
+        // overlayfs has no O_TMPFILE before Linux 6.3.
+        Err(Errno::OPNOTSUPP) => {
+            let name = directory.join(format!(".spool-{}", std::process::id()));
+            let file =
+                rustix::fs::open(&name, flags | OFlags::CREATE | OFlags::EXCL, mode).map_err(failed)?;
+            rustix::fs::unlink(&name).map_err(failed)?;
+            Ok(file.into())
+        }
+        result => result.map(File::from).map_err(failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(members: &[(&str, Member)]) -> Archive {
+        let mut catalogue = Catalogue::default();
+        for (name, member) in members {
+            catalogue.add(Path::new("a.tar"), name.as_bytes(), member).unwrap();
+        }
+        Archive { file: Arc::new(File::open("/dev/null").unwrap()), catalogue }
+    }
+
+    fn link(target: &str) -> Member {
+        Member::Symlink(target.into())
+    }
+
+    #[test]
+    fn links_are_followed_within_the_archive_only() {
+        let file = Member::File { offset: 512, size: 3 };
+        let archive = archive(&[
+            ("./a/layer.tar", file.clone()),
+            ("b/layer.tar", link("../a/layer.tar")),
+            ("c", link("b")),
+            ("hard", Member::HardLink("a/layer.tar".into())),
+            ("out", link("../../etc/passwd")),
+            ("absolute", link("/a/layer.tar")),
+            ("loop", link("pool")),
+            ("pool", link("loop")),
+            ("self", Member::HardLink("self".into())),
+            ("d", Member::Directory),
+        ]);
+        for name in ["a/layer.tar", "b/layer.tar", "c/layer.tar", "hard", "./d/../a//layer.tar"] {
+            assert_eq!(archive.section(name).unwrap().size(), 3, "{name}");
+        }
+        for (name, error) in [
+            ("out", "out: leads out of the archive"),
+            ("absolute", "absolute: leads out of the archive"),
+            ("../a/layer.tar", "../a/layer.tar: leads out of the archive"),
+            ("loop", "loop: is a loop of links"),
+            ("self", "self: is a loop of links"),
+            ("d", "d: is not a file"),
+            ("a/layer.tar/x", "a/layer.tar/x: is not a file"),
+            ("", ": is not a file"),
+            ("none", "the image lacks none"),
+            ("a/none", "the image lacks a/none"),
+        ] {
+            assert_eq!(archive.section(name).unwrap_err().to_string(), error);
+        }
+    }
+
+    #[test]
+    fn names_take_bounded_memory() {
+        let mut catalogue = Catalogue::default();
+        let name = vec![b'n'; 1 << 20];
+        let result = (0..64).try_for_each(|_| catalogue.add(Path::new("a.tar"), &name, &Member::Directory));
+        assert!(matches!(result, Err(OciError::NotAnImage(_))));
+    }
+}

@@ -1,0 +1,154 @@
+//! The OCI image layout: `index.json` → nested indexes → manifest → configuration and layers.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::choose::{Candidate, Reference, by_platform, by_reference, labels};
+use super::error::OciError;
+use super::spec::{self, ConfigFile, Descriptor, Document};
+use super::store::{Store, blob_name};
+use super::{Found, MAX_INDEX_DEPTH, StoredLayer};
+use crate::image::{Digest, Platform};
+
+const INDEX: &str = "index.json";
+
+/// What a chosen manifest holds.
+struct Manifest {
+    digest: Digest,
+    name: String,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+/// Finds the image that is meant.
+pub(super) fn open(
+    store: &Store,
+    path: &Path,
+    reference: Option<&Reference>,
+    platform: Option<&Platform>,
+) -> Result<Found, OciError> {
+    let marker = store.document("oci-layout").and_then(|_| store.document(INDEX));
+    let index = match marker {
+        Err(OciError::Missing(_)) => return Err(OciError::NotAnImage(path.to_owned())),
+        other => other?,
+    };
+    let Document::Index(entries) = spec::document(&index, "", INDEX)? else {
+        let reason = "it is not an image index".to_owned();
+        return Err(OciError::Invalid { blob: INDEX.to_owned(), reason });
+    };
+    let mut found = by_reference(candidates(entries), reference, path)?;
+    let mut names = Vec::new();
+    let mut within = INDEX.to_owned();
+    let mut depth = 0;
+    loop {
+        let suitable = by_platform(narrow(found, store, &within, platform)?, platform)?;
+        if depth == 0 && suitable.len() > 1 {
+            return Err(OciError::SeveralImages { path: path.to_owned(), images: labels(&suitable) });
+        }
+        let none = || OciError::NotAnImage(path.to_owned());
+        let Candidate { item: chosen, names: given, .. } = suitable.into_iter().next().ok_or_else(none)?;
+        if depth == 0 {
+            names = given;
+        }
+        let (bytes, name, digest) = store.verified(&chosen, &within)?;
+        match spec::document(&bytes, &chosen.media_type, &name)? {
+            Document::Manifest { config, layers } => {
+                return describe(store, Manifest { digest, name, config, layers }, names);
+            }
+            Document::Index(_) if depth == MAX_INDEX_DEPTH => return Err(OciError::NestedTooDeep),
+            Document::Index(entries) => found = candidates(entries),
+        }
+        within = name;
+        depth += 1;
+    }
+}
+
+/// The images of an index, one that is listed several times taken once with all its names.
+fn candidates(entries: Vec<Descriptor>) -> Vec<Candidate<Descriptor>> {
+    let mut seen = HashMap::new();
+    let mut known = HashSet::new();
+    let mut candidates: Vec<Candidate<Descriptor>> = Vec::new();
+    for (place, entry) in entries.into_iter().enumerate() {
+        if entry.is_attestation() {
+            continue;
+        }
+        let at = *seen.entry(entry.digest.clone()).or_insert(candidates.len());
+        if at == candidates.len() {
+            candidates.push(Candidate {
+                places: Vec::new(),
+                names: Vec::new(),
+                digest: Some(entry.digest.clone()),
+                // An index has the platforms of what it lists.
+                platform: entry.platform.clone().filter(|_| !spec::is_index(&entry.media_type)),
+                item: entry.clone(),
+            });
+        }
+        if let Some(candidate) = candidates.get_mut(at) {
+            candidate.places.push(place);
+            let new = entry.names().filter(|name| known.insert((at, name.to_string())));
+            candidate.names.extend(new.map(str::to_owned));
+        }
+    }
+    candidates
+}
+
+/// Leaves out what is not in the layout (an index may list more than was saved), and finds out platforms.
+fn narrow(
+    mut candidates: Vec<Candidate<Descriptor>>,
+    store: &Store,
+    within: &str,
+    wanted: Option<&Platform>,
+) -> Result<Vec<Candidate<Descriptor>>, OciError> {
+    let present = |c: &Candidate<Descriptor>| c.item.digest(within).is_ok_and(|digest| store.has(&digest));
+    if candidates.iter().any(present) {
+        candidates.retain(present);
+    }
+    let several = candidates.len() > 1;
+    if !several && wanted.is_none() {
+        return Ok(candidates);
+    }
+    let mut images = Vec::with_capacity(candidates.len());
+    for mut candidate in candidates {
+        if candidate.platform.is_none() && !spec::is_index(&candidate.item.media_type) {
+            candidate.platform = match configured_platform(store, &candidate.item, within) {
+                // Signatures and the like may lie beside the image that they are about.
+                Err(OciError::Artifact { .. }) if several => continue,
+                platform => platform?,
+            };
+        }
+        images.push(candidate);
+    }
+    Ok(images)
+}
+
+/// The platform that an image's configuration gives; `None` for an index, which has several.
+fn configured_platform(
+    store: &Store,
+    descriptor: &Descriptor,
+    within: &str,
+) -> Result<Option<Platform>, OciError> {
+    let (bytes, name, _) = store.verified(descriptor, within)?;
+    let Document::Manifest { config, .. } = spec::document(&bytes, &descriptor.media_type, &name)? else {
+        return Ok(None);
+    };
+    let (bytes, name, _) = store.verified(&config, &name)?;
+    Ok(Some(ConfigFile::parse(&bytes, &name)?.platform()))
+}
+
+fn describe(store: &Store, manifest: Manifest, names: Vec<String>) -> Result<Found, OciError> {
+    let (raw_config, config_name, id) = store.verified(&manifest.config, &manifest.name)?;
+    let mut layers = Vec::with_capacity(manifest.layers.len());
+    for layer in manifest.layers {
+        let digest = layer.digest(&manifest.name)?;
+        let blob = blob_name(&digest);
+        spec::check_layer(&blob, &layer.media_type)?;
+        store.section(&blob)?.expect_size(layer.size)?;
+        layers.push(StoredLayer {
+            blob,
+            digest: Some(digest),
+            size: layer.size,
+            media_type: Some(layer.media_type),
+        });
+    }
+    Ok(Found { id, manifest: Some(manifest.digest), names, raw_config, config_name, layers })
+}

@@ -1,0 +1,216 @@
+//! Images without a daemon: docker-archive, OCI layout and OCI archive → configuration and ordered layers.
+//!
+//! [`open`] finds the image that is meant and verifies everything that describes it; [`OciImage::layer`] gives
+//! each layer as an uncompressed tar that is verified while it is read. [`detect`] says what a path holds.
+//! Nothing is unpacked, and no path of the host is built from what an image says: blobs are found by
+//! openat2(2) beneath the layout's directory (Linux 5.6) or within the archive.
+//!
+//! May import [`crate::image`] and nothing else of the crate: layers are merged and kept elsewhere.
+
+mod archive;
+mod choose;
+mod compression;
+mod docker_archive;
+mod error;
+mod layer;
+mod layout;
+mod spec;
+mod store;
+mod tarscan;
+
+use std::path::Path;
+
+pub use choose::Reference;
+pub use compression::Limits;
+pub use error::OciError;
+pub use layer::LayerStream;
+pub use spec::History;
+
+use crate::image::{Digest, ImageConfig, Platform};
+use archive::Archive;
+use spec::ConfigFile;
+use store::Store;
+
+/// How many indexes may stand between `index.json` and a manifest.
+const MAX_INDEX_DEPTH: usize = 4;
+
+/// How an image is packed, by the names of containers-transports(5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A tar with a `manifest.json`: `docker-archive:`.
+    DockerArchive,
+    /// A directory with an `oci-layout` file: `oci:`.
+    OciDir,
+    /// A tar of such a directory: `oci-archive:`.
+    OciArchive,
+}
+
+/// What is to be opened, and how far it may be trusted.
+#[derive(Clone, Debug)]
+pub struct OpenOptions<'a> {
+    /// How it is packed; `None` to find out.
+    pub transport: Option<Transport>,
+    /// Which image of several.
+    pub reference: Option<Reference>,
+    /// For which platform: an image for any other is an error. `None` prefers this machine's, and takes an only
+    /// image whatever it is for.
+    pub platform: Option<Platform>,
+    /// What may be unpacked.
+    pub limits: Limits,
+    /// Where an archive that is compressed as a whole is unpacked to, as a file without a name that ends with
+    /// the image. It takes as much room as the archive unpacked.
+    pub spool: &'a Path,
+}
+
+impl<'a> OpenOptions<'a> {
+    /// Recognise the transport, want the only image, for this machine if there is a choice, within the usual limits.
+    pub fn new(spool: &'a Path) -> OpenOptions<'a> {
+        OpenOptions { transport: None, reference: None, platform: None, limits: Limits::default(), spool }
+    }
+}
+
+/// One layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// The digest of the blob, where the image declares one.
+    pub digest: Option<Digest>,
+    /// The bytes of the blob, as it is stored.
+    pub size: u64,
+    /// The blob's media type, where the image declares one.
+    pub media_type: Option<String>,
+    /// The command that made it, by the image's history.
+    pub created_by: Option<String>,
+    blob: String,
+}
+
+/// An image whose description is verified; its layers are not yet.
+#[derive(Debug)]
+pub struct OciImage {
+    /// The digest of the configuration: what docker calls the image's id.
+    pub id: Digest,
+    /// The digest of the manifest; a docker-archive has none.
+    pub manifest: Option<Digest>,
+    /// The names it goes by in its archive or layout.
+    pub names: Vec<String>,
+    /// What it is for, by its configuration; `unknown` where that does not say.
+    pub platform: Platform,
+    /// How it is run.
+    pub config: ImageConfig,
+    /// The whole configuration as it is stored: JSON of which `id` is the digest.
+    pub raw_config: Vec<u8>,
+    /// How it was made, oldest step first.
+    pub history: Vec<History>,
+    /// Its layers, lowest first. The same layer may come more than once.
+    pub layers: Vec<Layer>,
+    store: Store,
+    limits: Limits,
+}
+
+/// The image that is meant, as its manifest describes it.
+struct Found {
+    id: Digest,
+    manifest: Option<Digest>,
+    names: Vec<String>,
+    raw_config: Vec<u8>,
+    config_name: String,
+    layers: Vec<StoredLayer>,
+}
+
+/// A layer as the manifest names it.
+struct StoredLayer {
+    blob: String,
+    digest: Option<Digest>,
+    size: u64,
+    media_type: Option<String>,
+}
+
+impl OciImage {
+    /// Reads what the configuration says and holds it against what the manifest says.
+    fn new(found: Found, store: Store, limits: Limits) -> Result<OciImage, OciError> {
+        let Found { id, manifest, names, raw_config, config_name, layers } = found;
+        let file = ConfigFile::parse(&raw_config, &config_name)?;
+        let invalid = |reason| OciError::Invalid { blob: config_name.clone(), reason };
+        if file.rootfs.kind != "layers" {
+            let kind = &file.rootfs.kind;
+            return Err(invalid(format!("its rootfs is of type {kind:?}, not \"layers\"")));
+        }
+        let platform = file.platform();
+        let diff_ids = file.rootfs.diff_ids.unwrap_or_default();
+        if diff_ids.len() != layers.len() {
+            let (ids, layers) = (diff_ids.len(), layers.len());
+            return Err(invalid(format!("it has {ids} diff ids, but the manifest has {layers} layers")));
+        }
+        let history = file.history.unwrap_or_default();
+        let mut makers: Vec<_> = history.iter().filter(|h| !h.empty_layer).map(|h| &h.created_by).collect();
+        // A history that does not fit the layers says nothing about any of them.
+        if makers.len() != layers.len() {
+            makers.clear();
+        }
+        let layers = layers
+            .into_iter()
+            .zip(diff_ids)
+            .enumerate()
+            .map(|(i, (StoredLayer { blob, digest, size, media_type }, diff_id))| {
+                let diff_id = diff_id.parse().map_err(|_| OciError::BadDigest {
+                    within: config_name.clone(),
+                    digest: diff_id.chars().take(100).collect(),
+                })?;
+                let created_by = makers.get(i).copied().cloned().flatten();
+                Ok(Layer { diff_id, digest, size, media_type, created_by, blob })
+            })
+            .collect::<Result<_, OciError>>()?;
+        let config = file.config.unwrap_or_default();
+        Ok(OciImage { id, manifest, names, platform, config, raw_config, history, layers, store, limits })
+    }
+
+    /// The tar of a layer of [`layers`](OciImage::layers), unpacked and verified while it is read.
+    pub fn layer(&self, layer: &Layer) -> Result<LayerStream, OciError> {
+        let section = self.store.section(&layer.blob)?;
+        section.expect_size(layer.size)?;
+        LayerStream::new(section, layer.digest, layer.diff_id, self.limits)
+    }
+}
+
+/// Says by its content how `path` holds an image; `None` for a tar that holds none, and so is a root filesystem.
+///
+/// A tar is one of an image if it has a `manifest.json` of docker's or an `oci-layout` with an `index.json` and no
+/// directory that root filesystems have at their top (`etc`, `usr`, …).
+pub fn detect(path: &Path, limits: Limits) -> Result<Option<Transport>, OciError> {
+    if !is_directory(path)? {
+        return archive::detect(path, limits);
+    }
+    match Store::directory(path)?.document("oci-layout") {
+        Ok(_) => Ok(Some(Transport::OciDir)),
+        Err(OciError::Missing(_)) => Err(OciError::NotAnImage(path.to_owned())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens an image. A tar that holds none is [`OciError::NotAnImage`].
+pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError> {
+    let OpenOptions { transport, limits, spool, .. } = *options;
+    let (store, transport) = match transport {
+        Some(Transport::OciDir) => (Store::directory(path)?, Transport::OciDir),
+        Some(transport) => (Store::Archive(Archive::open(path, spool, limits)?), transport),
+        None if is_directory(path)? => (Store::directory(path)?, Transport::OciDir),
+        None => match Archive::recognise(path, spool, limits)? {
+            Some((archive, transport)) => (Store::Archive(archive), transport),
+            None => return Err(OciError::NotAnImage(path.to_owned())),
+        },
+    };
+    let open = match transport {
+        Transport::DockerArchive => docker_archive::open,
+        Transport::OciDir | Transport::OciArchive => layout::open,
+    };
+    let found = open(&store, path, options.reference.as_ref(), options.platform.as_ref())?;
+    OciImage::new(found, store, limits)
+}
+
+fn is_directory(path: &Path) -> Result<bool, OciError> {
+    match path.metadata() {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(source) => Err(OciError::Io { doing: "open", path: path.to_owned(), source }),
+    }
+}
