@@ -161,7 +161,7 @@ fn archive(entries: &[Entry]) -> Vec<u8> {
 
 fn grow(tar: &[u8]) -> GrowingTree {
     let mut scanner = Scanner::new(tar, EndMark::Required);
-    let mut tree = GrowingTree::new();
+    let mut tree = GrowingTree::default();
     while let Some(entry) = scanner.next_entry().unwrap() {
         tree.insert(entry).unwrap();
     }
@@ -520,7 +520,7 @@ fn a_hard_link_may_come_before_its_target_and_by_way_of_others() {
 fn a_hard_link_that_leads_back_to_itself_is_an_error() {
     let tar = archive(&[link("a", "b"), link("b", "c"), link("c", "a")]);
     let mut scanner = Scanner::new(&tar[..], EndMark::Required);
-    let mut tree = GrowingTree::new();
+    let mut tree = GrowingTree::default();
     while let Some(entry) = scanner.next_entry().unwrap() {
         tree.insert(entry).unwrap();
     }
@@ -554,7 +554,7 @@ fn a_path_through_a_symlink_goes_where_the_link_leads_within_the_tree() {
 fn a_growing_tree_does_not_say_no_before_it_knows() {
     let tar = archive(&[file("a/b")]);
     let mut scanner = Scanner::new(&tar[..], EndMark::Required);
-    let mut tree = GrowingTree::new();
+    let mut tree = GrowingTree::default();
     tree.insert(scanner.next_entry().unwrap().unwrap()).unwrap();
     assert!(matches!(tree.lookup(Ino::ROOT, b"c"), Err(TreeError::NotYet)));
     let a = tree.lookup(Ino::ROOT, b"a").unwrap().unwrap();

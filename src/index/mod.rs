@@ -14,7 +14,7 @@ mod writer;
 
 pub use filesystem::{DataFile, FileIdentity, Filesystem, ReadError, Whence};
 pub use format::VERSION as FORMAT_VERSION;
-pub use growing::{GrowError, GrowingTree};
+pub use growing::{GrowError, GrowingTree, Order};
 pub use reader::{Index, OpenError};
 pub use tree::{
     DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp, Tree, TreeError,

@@ -144,8 +144,9 @@ fn write_inodes<W: Write + Seek>(
                 out.write(InodeRecord::default().as_bytes())?;
                 continue;
             }
-            Body::Directory { parent, .. } => {
+            Body::Directory { .. } => {
                 let (first, end) = (order.starts[i + 1], order.starts[i + 2]);
+                let parent = tree.above(Ino(i as u32 + 1));
                 (u64::from(parent.0), InodeRecord::from_pair(first, end - first))
             }
             Body::Contiguous { at } => (inode.size, U64::new(at)),

@@ -41,8 +41,8 @@ impl Tree for GrowingTree {
 
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError> {
         match self.inode(dir)?.body {
-            Body::Directory { .. } => match self.child(dir, name) {
-                None if !self.complete => Err(TreeError::NotYet),
+            Body::Directory { complete, .. } => match self.child(dir, name) {
+                None if !(complete || self.complete) => Err(TreeError::NotYet),
                 found => Ok(found),
             },
             _ => Err(TreeError::NotADirectory(dir)),
@@ -51,7 +51,8 @@ impl Tree for GrowingTree {
 
     fn parent(&self, ino: Ino) -> Result<Ino, TreeError> {
         match self.inode(ino)?.body {
-            Body::Directory { parent, .. } | Body::Symlink { parent, .. } => Ok(parent),
+            Body::Directory { .. } => Ok(self.above(ino)),
+            Body::Symlink { parent, .. } => Ok(parent),
             _ => Err(TreeError::NotADirectory(ino)),
         }
     }
@@ -62,7 +63,7 @@ impl Tree for GrowingTree {
         from: DirCookie,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<Listing, TreeError> {
-        let Body::Directory { first, .. } = self.inode(dir)?.body else {
+        let Body::Directory { first, complete, .. } = self.inode(dir)?.body else {
             return Err(TreeError::NotADirectory(dir));
         };
         // A cookie is the number of the dentry before it, and one.
@@ -88,7 +89,7 @@ impl Tree for GrowingTree {
             }
             at = next;
         }
-        Ok(if self.complete { Listing::End } else { Listing::NotYet })
+        Ok(if complete || self.complete { Listing::End } else { Listing::NotYet })
     }
 
     fn read_link(&self, ino: Ino) -> Result<Vec<u8>, TreeError> {

@@ -12,12 +12,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use hashbrown::HashTable;
 
 use super::scan::{Content, Entry, EntryKind, Extent};
-use super::{FileType, Ino, LayerNo, Timestamp, Tree, TreeError};
+use super::{FileType, Ino, LayerNo, Timestamp, TreeError};
 
 /// Symlinks that are followed while one path is resolved, as in path_resolution(7).
 const MAX_SYMLINKS: usize = 40;
 /// A place in [`GrowingTree::dentries`] that is none.
 const NONE: u32 = u32::MAX;
+/// Numbers end here. Those from here on are free for inodes that a tree does not know yet.
+pub(super) const LIMIT: u32 = 1 << 31;
 
 /// Why an entry cannot become part of a tree.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +31,7 @@ pub enum GrowError {
     #[error("{} is a hard link to a directory", quote(.0))]
     LinkToDirectory(Vec<u8>),
     /// The tree is beyond what the index can number.
-    #[error("more than 4,294,967,294 entries, or more than 4 GiB of names")]
+    #[error("more than 2,147,483,647 entries, or more than 2 GiB of names")]
     TooLarge,
 }
 
@@ -43,10 +45,13 @@ pub(super) enum Body {
     /// Was replaced or removed, or never had a name.
     Gone,
     Directory {
-        parent: Ino,
+        /// The name that it has; the root has none.
+        dentry: u32,
         /// First and last of its dentries, in the order in which they came.
         first: u32,
         last: u32,
+        /// Whether all its names have come.
+        complete: bool,
     },
     Contiguous {
         at: u64,
@@ -133,7 +138,21 @@ pub struct GrowingTree {
     layer: LayerNo,
     /// A symlink with several names lost one of them.
     moved_links: bool,
+    order: Order,
+    /// With [`Order::DepthFirst`]: the directory that the archive is in, and those above it, the root first.
+    walk: Vec<Ino>,
     complete: bool,
+}
+
+/// What is known of the order of an archive's entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Order {
+    /// Nothing: a directory may get another name until the end.
+    #[default]
+    Any,
+    /// A directory's names follow it, each with all that is beneath it, as `nftw(3)` visits them: once an entry
+    /// comes that is not beneath a directory, the directory is complete.
+    DepthFirst,
 }
 
 /// A hard link that waits for its target, and what it becomes if that never comes.
@@ -144,13 +163,13 @@ struct Forward {
 
 impl Default for GrowingTree {
     fn default() -> GrowingTree {
-        GrowingTree::new()
+        GrowingTree::new(Order::Any)
     }
 }
 
 impl GrowingTree {
     /// A tree that has nothing but its root: mode 0755, owned by 0:0, of 1970.
-    pub fn new() -> GrowingTree {
+    pub fn new(order: Order) -> GrowingTree {
         let mut tree = GrowingTree {
             inodes: Vec::new(),
             dentries: Vec::new(),
@@ -164,24 +183,29 @@ impl GrowingTree {
             last_dir: (Vec::new(), Ino::ROOT),
             layer: LayerNo(0),
             moved_links: false,
+            order,
+            walk: vec![Ino::ROOT],
             complete: false,
         };
-        tree.inodes.push(implicit_directory(Ino::ROOT, LayerNo(0)));
+        tree.inodes.push(implicit_directory(LayerNo(0)));
         tree
     }
 
     /// Puts an entry into its place. A later entry of a name replaces the earlier; a directory that comes again
     /// takes the new attributes and keeps its children.
-    pub fn insert(&mut self, entry: Entry) -> Result<(), GrowError> {
+    ///
+    /// Returns its inode, but for a hard link whose target has not come yet.
+    pub fn insert(&mut self, entry: Entry) -> Result<Option<Ino>, GrowError> {
         if entry.path.is_empty() {
             let xattrs = self.intern(entry.xattrs)?;
             let root = &mut self.inodes[0];
             (root.perm, root.uid, root.gid, root.mtime) = (entry.perm, entry.uid, entry.gid, entry.mtime);
             (root.xattrs, root.layer) = (xattrs, self.layer);
-            return Ok(());
+            return Ok(Some(Ino::ROOT));
         }
         let split = entry.path.iter().rposition(|&b| b == b'/');
         let dir = self.directory(&entry.path[..split.unwrap_or(0)])?;
+        self.visit(dir);
         let name_at = split.map_or(0, |slash| slash + 1);
         let mut inode = Inode {
             body: Body::Fifo,
@@ -196,7 +220,11 @@ impl GrowingTree {
         };
         let name = &entry.path[name_at..];
         match entry.kind {
-            EntryKind::Directory => return self.put_directory(dir, name, inode),
+            EntryKind::Directory => {
+                let ino = self.put_directory(dir, name, inode)?;
+                self.visit(ino);
+                return Ok(Some(ino));
+            }
             EntryKind::HardLink(target) => return self.put_link(dir, name, target, inode),
             EntryKind::Regular { size, content } => {
                 inode.size = size;
@@ -205,8 +233,7 @@ impl GrowingTree {
                     Content::Sparse(extents) => {
                         let first = self.extents.len() as u32;
                         self.extents.extend_from_slice(&extents);
-                        // The index has 31 bits for the first of a file's extents.
-                        number(self.extents.len() * 2)?;
+                        number(self.extents.len())?;
                         Body::Sparse { first, count: extents.len() as u32 }
                     }
                 };
@@ -222,7 +249,7 @@ impl GrowingTree {
         }
         let ino = self.add_inode(inode)?;
         self.put(dir, name, Some(ino))?;
-        Ok(())
+        Ok(Some(ino))
     }
 
     /// Nothing more will come: hard links that still wait for their target are settled.
@@ -322,9 +349,9 @@ impl GrowingTree {
                 Some(child) if self.is_directory(child) => child,
                 Some(child) => match self.resolve(dir, child) {
                     Some(target) => target,
-                    None => self.add_directory(dir, name, implicit_directory(dir, self.layer))?,
+                    None => self.add_directory(dir, name, implicit_directory(self.layer))?,
                 },
-                None => self.add_directory(dir, name, implicit_directory(dir, self.layer))?,
+                None => self.add_directory(dir, name, implicit_directory(self.layer))?,
             };
         }
         self.last_dir.0.clear();
@@ -360,28 +387,26 @@ impl GrowingTree {
                 match rest.pop() {
                     None => return Some(at),
                     Some(b"" | b".") => {}
-                    Some(b"..") => at = self.parent(at).ok()?,
+                    Some(b"..") => at = self.above(at),
                     Some(name) => break self.child(at, name)?,
                 }
             };
         }
     }
 
-    fn put_directory(&mut self, dir: Ino, name: &[u8], inode: Inode) -> Result<(), GrowError> {
+    fn put_directory(&mut self, dir: Ino, name: &[u8], inode: Inode) -> Result<Ino, GrowError> {
         if let Some(child) = self.child(dir, name)
             && self.is_directory(child)
         {
             let known = self.inode_mut(child);
             *known = Inode { body: known.body, nlink: known.nlink, ..inode };
-            return Ok(());
+            return Ok(child);
         }
-        self.add_directory(dir, name, inode)?;
-        Ok(())
+        self.add_directory(dir, name, inode)
     }
 
     fn add_directory(&mut self, dir: Ino, name: &[u8], inode: Inode) -> Result<Ino, GrowError> {
-        let body = Body::Directory { parent: dir, first: NONE, last: NONE };
-        let ino = self.add_inode(Inode { body, nlink: 1, ..inode })?;
+        let ino = self.add_inode(Inode { body: EMPTY_DIRECTORY, nlink: 1, ..inode })?;
         self.put(dir, name, Some(ino))?;
         Ok(ino)
     }
@@ -392,17 +417,17 @@ impl GrowingTree {
         name: &[u8],
         target: Vec<u8>,
         mut fallback: Inode,
-    ) -> Result<(), GrowError> {
+    ) -> Result<Option<Ino>, GrowError> {
         match self.find_dentry(&target).and_then(|found| self.dentries[found as usize].ino()) {
             Some(ino) if self.is_directory(ino) => Err(GrowError::LinkToDirectory(name.to_vec())),
             // A name that is a link to itself says nothing new.
-            Some(ino) if self.child(dir, name) == Some(ino) => Ok(()),
-            Some(ino) => self.put(dir, name, Some(ino)).map(drop),
+            Some(ino) if self.child(dir, name) == Some(ino) => Ok(Some(ino)),
+            Some(ino) => self.put(dir, name, Some(ino)).map(|_| Some(ino)),
             None => {
                 fallback.body = Body::Contiguous { at: 0 };
                 let dentry = self.put(dir, name, None)?;
                 self.forward.insert(dentry, Forward { target, fallback });
-                Ok(())
+                Ok(None)
             }
         }
     }
@@ -449,7 +474,12 @@ impl GrowingTree {
         self.dentries[dentry as usize].ino = ino;
         self.inode_mut(ino).nlink += 1;
         match self.inode_ref(ino).body {
-            Body::Directory { .. } => self.inode_mut(dir).nlink += 1,
+            Body::Directory { .. } => {
+                if let Body::Directory { dentry: own, .. } = &mut self.inode_mut(ino).body {
+                    *own = dentry;
+                }
+                self.inode_mut(dir).nlink += 1;
+            }
             // A target that climbs is judged from the name that is nearest to the root.
             Body::Symlink { parent, .. } if parent != dir && self.depth(dir) < self.depth(parent) => {
                 self.place_symlink(ino, dir);
@@ -562,12 +592,59 @@ impl GrowingTree {
 
     fn depth(&self, mut dir: Ino) -> usize {
         let mut depth = 0;
-        while let Body::Directory { parent, .. } = self.inode_ref(dir).body
-            && dir != Ino::ROOT
-        {
-            (dir, depth) = (parent, depth + 1);
+        while dir != Ino::ROOT {
+            (dir, depth) = (self.above(dir), depth + 1);
         }
         depth
+    }
+
+    /// The directory that a directory stands in; the root stands in itself.
+    pub(super) fn above(&self, dir: Ino) -> Ino {
+        match self.inode_ref(dir).body {
+            Body::Directory { dentry, .. } if dentry != NONE => self.dentries[dentry as usize].parent,
+            _ => Ino::ROOT,
+        }
+    }
+
+    /// The path of a directory, from the root, without a leading slash.
+    pub(super) fn path_of(&self, mut dir: Ino) -> Vec<u8> {
+        let mut names = Vec::new();
+        while let Body::Directory { dentry, .. } = self.inode_ref(dir).body
+            && dentry != NONE
+        {
+            names.push(self.name_of(dentry));
+            dir = self.dentries[dentry as usize].parent;
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    /// Notes that an entry of `dir` has come: in a depth-first walk, directories that it is not beneath are left.
+    fn visit(&mut self, dir: Ino) {
+        if self.order != Order::DepthFirst || self.walk.last() == Some(&dir) {
+            return;
+        }
+        let mut chain = vec![dir];
+        while let Some(&top) = chain.last()
+            && top != Ino::ROOT
+        {
+            chain.push(self.above(top));
+        }
+        chain.reverse();
+        let shared = self.walk.iter().zip(&chain).take_while(|(open, dir)| open == dir).count();
+        for left in self.walk.split_off(shared) {
+            self.set_complete(left, true);
+        }
+        for &entered in &chain[shared..] {
+            self.set_complete(entered, false);
+        }
+        self.walk = chain;
+    }
+
+    fn set_complete(&mut self, dir: Ino, now: bool) {
+        if let Body::Directory { complete, .. } = &mut self.inode_mut(dir).body {
+            *complete = now;
+        }
     }
 
     fn is_directory(&self, ino: Ino) -> bool {
@@ -593,9 +670,11 @@ impl GrowingTree {
     }
 }
 
-fn implicit_directory(parent: Ino, layer: LayerNo) -> Inode {
+const EMPTY_DIRECTORY: Body = Body::Directory { dentry: NONE, first: NONE, last: NONE, complete: false };
+
+fn implicit_directory(layer: LayerNo) -> Inode {
     Inode {
-        body: Body::Directory { parent, first: NONE, last: NONE },
+        body: EMPTY_DIRECTORY,
         size: 0,
         mtime: Timestamp::default(),
         uid: 0,
@@ -608,5 +687,5 @@ fn implicit_directory(parent: Ino, layer: LayerNo) -> Inode {
 }
 
 fn number(n: usize) -> Result<u32, GrowError> {
-    u32::try_from(n).ok().filter(|&n| n != NONE).ok_or(GrowError::TooLarge)
+    u32::try_from(n).ok().filter(|&n| n < LIMIT).ok_or(GrowError::TooLarge)
 }
