@@ -10,11 +10,13 @@
 //!
 //! | room | what happens there | may use |
 //! |---|---|---|
+//! | [`cache`] | finished filesystems on the disk: keys, locks, publication, eviction | [`index`], [`image`] |
 //! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
 //! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`image`] |
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 
+pub mod cache;
 pub mod image;
 pub mod index;
 pub mod oci;

@@ -1,4 +1,5 @@
 //! Every integration test, in one binary. The tiers are the modules: `cargo test --test all cli::` runs one.
 
+mod cache;
 mod index;
 mod oci;

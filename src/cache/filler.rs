@@ -1,0 +1,237 @@
+//! An entry that is being made.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use memmap2::Mmap;
+
+use super::bucket::{Bucket, KeyLock};
+use super::dir::Dir;
+use super::meta::{self, About, COMPLETE, DATA, DataRef, INDEX, META, Meta, Part};
+use super::{CacheError, Content, Entry, Key};
+use crate::index::{FileIdentity, Index};
+
+/// An entry that is being made, by this process alone. Dropped before it is published, it leaves nothing.
+#[derive(Debug)]
+pub struct Filler {
+    bucket: Arc<Bucket>,
+    content: Content,
+    key: Key,
+    /// Holds the use lock, from the making of the directory to the last use of the entry.
+    dir: Arc<Dir>,
+    stage: Stage,
+    lock: KeyLock,
+}
+
+/// How far a filler has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its directory is in `staging`.
+    Staged,
+    /// Its directory is in `entries`, and does not count yet.
+    InPlace,
+    /// Its directory is an entry's.
+    Published,
+}
+
+/// The data of one layer of a filesystem that is about to be published.
+#[derive(Debug)]
+pub enum Data {
+    /// Written by the filler.
+    Own(Written),
+    /// An archive of the user's, to be served in place.
+    Borrowed {
+        /// Its absolute path.
+        path: PathBuf,
+        /// What it was when it was opened for indexing.
+        identity: FileIdentity,
+    },
+    /// The data of another entry, which has one layer.
+    Layer(Box<Entry>),
+}
+
+/// What [`Filler::finish`] has gathered.
+struct Finished {
+    index: Index<Mmap>,
+    meta: Meta,
+    layers: Vec<Entry>,
+    /// Every file but `.complete`, by its name.
+    files: Vec<(&'static str, File)>,
+    /// The size and checksum of the metadata.
+    seal: Part,
+}
+
+impl Filler {
+    /// Starts with an empty directory; a dead predecessor's is removed.
+    pub(super) fn new(bucket: &Arc<Bucket>, content: Content, lock: KeyLock) -> Result<Filler, CacheError> {
+        let key = content.key();
+        bucket.remove_dead(&lock)?;
+        let dir = Arc::new(bucket.staging.make_dir(key.to_string())?);
+        let filler = Filler { bucket: Arc::clone(bucket), content, key, dir, stage: Stage::Staged, lock };
+        filler.dir.lock_shared()?;
+        Ok(filler)
+    }
+
+    /// The name that the entry will have.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Makes the data file. To be called once.
+    pub fn create_data(&self) -> Result<DataWriter, CacheError> {
+        let file = self.dir.make_file(DATA)?;
+        Ok(DataWriter { file, path: self.dir.path().join(DATA), size: 0, hash: crc32fast::Hasher::new() })
+    }
+
+    /// Opens the data file for reading what has been written of it.
+    pub fn open_data(&self) -> Result<File, CacheError> {
+        self.open(DATA)
+    }
+
+    /// Makes the index file, for [`write_index`](crate::index::write_index) with the [key](Key::as_bytes) as the
+    /// identity. To be called once.
+    pub fn create_index(&self) -> Result<File, CacheError> {
+        self.dir.make_file(INDEX)
+    }
+
+    /// The error for a failed write to what [`create_index`](Filler::create_index) gave.
+    pub fn index_error(&self, source: io::Error) -> CacheError {
+        self.dir.error("write", INDEX, source)
+    }
+
+    /// Makes it an entry that lasts. Returns when it is on the disk.
+    ///
+    /// `data` has the data of each layer, in the order of [`LayerNo`](crate::index::LayerNo).
+    pub fn publish(mut self, about: About, data: Vec<Data>) -> Result<Entry, CacheError> {
+        let Finished { index, meta, layers, files, seal } = self.finish(about, data)?;
+        for (name, file) in files {
+            self.sync(name, &file)?;
+        }
+        self.dir.sync()?;
+        let Bucket { staging, entries, .. } = &*self.bucket;
+        let name = self.key.to_string();
+        staging.rename(&name, entries, &name).map_err(|e| self.dir.error("publish", "", e))?;
+        self.stage = Stage::InPlace;
+        entries.sync()?;
+        self.sync(COMPLETE, &meta::seal(&self.dir, seal)?)?;
+        self.dir.sync()?;
+        self.stage = Stage::Published;
+        Ok(Entry::new(&self.bucket, self.key, Arc::clone(&self.dir), meta, index, layers))
+    }
+
+    /// Makes it an entry that nobody else finds, and that is removed when it is dropped.
+    ///
+    /// If its owner is killed, the next process that opens the cache removes it.
+    pub fn publish_temporary(mut self, about: About, data: Vec<Data>) -> Result<Entry, CacheError> {
+        // Nothing is synced: it does not outlive this process, let alone the machine.
+        let Finished { index, meta, layers, seal, .. } = self.finish(about, data)?;
+        meta::seal(&self.dir, seal)?;
+        let gone = || self.dir.error("publish", "", io::ErrorKind::NotFound);
+        let name = self.bucket.retire(&self.bucket.staging, &self.lock)?.ok_or_else(gone)?;
+        self.stage = Stage::Published;
+        let dir = Arc::clone(&self.dir);
+        Ok(Entry::new(&self.bucket, self.key, dir, meta, index, layers).temporary(name))
+    }
+
+    /// Writes the metadata.
+    fn finish(&self, about: About, data: Vec<Data>) -> Result<Finished, CacheError> {
+        let index = self.open(INDEX)?;
+        // What does not open now would be found damaged, and made again, at every mount.
+        let opened = Index::open(&index, self.key.as_bytes());
+        let opened = opened.map_err(|e| self.dir.error("publish", INDEX, io::Error::other(e)))?;
+        let mut files = vec![(INDEX, index)];
+        let mut layers = Vec::new();
+        let mut refs = Vec::new();
+        for data in data {
+            refs.push(match data {
+                Data::Own(Written { file, part }) => {
+                    files.push((DATA, file));
+                    DataRef::Own(part)
+                }
+                Data::Borrowed { path, identity } => DataRef::Borrowed { path, identity },
+                Data::Layer(layer) => {
+                    let key = layer.key();
+                    layers.push(*layer);
+                    DataRef::Layer { key }
+                }
+            });
+        }
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let meta = Meta { content: self.content.clone(), about, created, data: refs };
+        let (file, seal) = meta::write(&self.dir, &meta)?;
+        files.push((META, file));
+        Ok(Finished { index: opened, meta, layers, files, seal })
+    }
+
+    fn open(&self, name: &str) -> Result<File, CacheError> {
+        self.dir.file(name)?.ok_or_else(|| self.dir.error("open", name, io::ErrorKind::NotFound))
+    }
+
+    fn sync(&self, name: &str, file: &File) -> Result<(), CacheError> {
+        file.sync_all().map_err(|e| self.dir.error("write", name, e))
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let parent = match self.stage {
+            Stage::Staged => &self.bucket.staging,
+            Stage::InPlace => &self.bucket.entries,
+            Stage::Published => return,
+        };
+        if let Err(e) = self.bucket.remove(parent, &self.lock, &self.dir) {
+            tracing::warn!("{e}; the next run removes it");
+        }
+    }
+}
+
+/// Writes a data file, and computes its checksum on the way.
+///
+/// Its errors carry a [`CacheError`], which [`CacheError::within`] takes out again.
+#[derive(Debug)]
+pub struct DataWriter {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    hash: crc32fast::Hasher,
+}
+
+/// A data file that is complete.
+#[derive(Debug)]
+pub struct Written {
+    file: File,
+    part: Part,
+}
+
+impl DataWriter {
+    /// How many bytes have been written.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Ends the file here.
+    pub fn finish(self) -> Written {
+        Written { file: self.file, part: Part { size: self.size, crc32: self.hash.finalize() } }
+    }
+}
+
+impl Write for DataWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.file.write(bytes) {
+            Ok(n) => {
+                self.hash.update(bytes.get(..n).unwrap_or_default());
+                self.size += n as u64;
+                Ok(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
+            Err(e) => Err(io::Error::new(e.kind(), CacheError::io("write", &self.path, e))),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

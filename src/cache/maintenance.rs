@@ -1,0 +1,284 @@
+//! What `imagefs cache` does: list, remove, prune, verify.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::Stat;
+
+use super::bucket::{self, Bucket};
+use super::dir::Dir;
+use super::meta::{self, COMPLETE, DataRef, Fault};
+use super::{Cache, CacheError, Damage, Entry, FORMAT_VERSION, Key, Meta};
+
+/// What is known about something in the cache.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntryInfo {
+    /// Its name.
+    pub key: Key,
+    /// How it stands with it.
+    pub state: State,
+    /// What was written about it, where that can be read.
+    pub meta: Option<Meta>,
+    /// The bytes that it occupies, without those of the layers that it shares.
+    pub size_on_disk: u64,
+    /// When it was used last, or for want of that written to.
+    pub last_used: SystemTime,
+    /// Whether a process uses it: then it cannot be removed.
+    pub in_use: bool,
+    /// The finished entries that need this one, as images need their layers.
+    pub needed_by: Vec<Key>,
+}
+
+/// How it stands with something in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It can be served.
+    Complete,
+    /// It is being made.
+    Filling,
+    /// It goes with the process that uses it.
+    Temporary,
+    /// It is of no use, and will be made again.
+    Damaged(Damage),
+}
+
+/// What became of an entry that was to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone, and so many bytes are free.
+    Removed {
+        /// How many.
+        bytes: u64,
+    },
+    /// A process uses it.
+    InUse,
+    /// So many other entries need it: they must go first.
+    Needed {
+        /// How many.
+        by: usize,
+    },
+    /// There was none.
+    Absent,
+}
+
+/// What [`Cache::prune`] did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pruned {
+    /// What was removed, in that order.
+    pub removed: Vec<EntryInfo>,
+    /// The bytes that were freed.
+    pub freed: u64,
+    /// The bytes that the cache occupies now.
+    pub kept: u64,
+}
+
+/// What [`Cache::verify`] says of an entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verified {
+    /// Which.
+    pub key: Key,
+    /// What is wrong with it; it has been removed.
+    pub damage: Option<Damage>,
+}
+
+impl Entry {
+    /// When it was last [touched](Entry::touch).
+    pub(super) fn last_used(&self) -> Result<SystemTime, CacheError> {
+        last_used(self.dir())
+    }
+}
+
+impl Cache {
+    /// Everything in the cache, what was used last first.
+    pub fn ls(&self) -> Result<Vec<EntryInfo>, CacheError> {
+        let Bucket { entries, staging, temporary, .. } = &*self.bucket;
+        let by_key = |key: Key| (key.to_string(), key);
+        let mut all = Vec::new();
+        for (name, key) in Bucket::keys(entries)?.into_iter().map(by_key) {
+            all.extend(self.inspect(entries, &name, key)?);
+        }
+        for (name, key) in Bucket::keys(staging)?.into_iter().map(by_key) {
+            let info = self.inspect(staging, &name, key)?;
+            all.extend(info.map(|info| EntryInfo { state: State::Filling, ..info }));
+        }
+        for (name, key) in self.bucket.temporaries()? {
+            let info = self.inspect(temporary, &name, key)?;
+            all.extend(info.map(|info| EntryInfo { state: State::Temporary, ..info }));
+        }
+        let mut needed: HashMap<Key, Vec<Key>> = HashMap::new();
+        for (key, layer) in all.iter().flat_map(|info| layers(info).map(|layer| (info.key, layer))) {
+            needed.entry(layer).or_default().push(key);
+        }
+        for info in &mut all {
+            info.needed_by = needed.get(&info.key).cloned().unwrap_or_default();
+        }
+        all.sort_by_key(|info| (std::cmp::Reverse(info.last_used), info.key));
+        Ok(all)
+    }
+
+    fn inspect(&self, parent: &Dir, name: &str, key: Key) -> Result<Option<EntryInfo>, CacheError> {
+        let Some(dir) = parent.dir(name)? else { return Ok(None) };
+        // Taken alone for as long as it takes to look: that nobody has it is not to be learnt in another way.
+        let in_use = !dir.try_lock()?;
+        let (meta, state) = match meta::read(&self.bucket, &dir, key) {
+            Ok(meta) => (Some(meta), State::Complete),
+            Err(Fault::Damage(Damage::Incomplete)) if in_use => (None, State::Filling),
+            Err(Fault::Damage(damage)) => (None, State::Damaged(damage)),
+            Err(Fault::Error(error)) => return Err(error),
+        };
+        let (size_on_disk, last_used) = (dir.size_on_disk()?, last_used(&dir)?);
+        // What was removed meanwhile looked damaged.
+        let there = parent.holds(name, &dir)?;
+        let needed_by = Vec::new();
+        Ok(there.then_some(EntryInfo { key, state, meta, size_on_disk, last_used, in_use, needed_by }))
+    }
+
+    /// Removes entries, and says of each what became of it. Images go before the layers that they need.
+    pub fn rm(&self, keys: &[Key]) -> Result<Vec<(Key, Removal)>, CacheError> {
+        let mut needed_by: HashMap<Key, Vec<Key>> = HashMap::new();
+        for info in self.ls()? {
+            needed_by.entry(info.key).or_default().extend(info.needed_by);
+        }
+        let needs_of = |key| needed_by.get(key).map_or(&[][..], Vec::as_slice);
+        let (needed, free): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| !needs_of(key).is_empty());
+        let mut gone = BTreeSet::new();
+        let mut result = Vec::new();
+        for key in free.into_iter().chain(needed) {
+            let by = needs_of(key).iter().filter(|key| !gone.contains(*key)).count();
+            let removal = if by > 0 { Removal::Needed { by } } else { evict(&self.bucket, *key)? };
+            if matches!(removal, Removal::Removed { .. }) {
+                gone.insert(*key);
+            }
+            result.push((*key, removal));
+        }
+        Ok(result)
+    }
+
+    /// Removes what was used longest ago until the cache occupies at most `max_size` bytes.
+    ///
+    /// What is in use stays, and so does a layer that an entry which stays needs. Damaged entries and those of
+    /// earlier format versions go in any case.
+    pub fn prune(&self, max_size: u64) -> Result<Pruned, CacheError> {
+        self.bucket.sweep()?;
+        self.bucket.sweep_locks()?;
+        self.remove_old_buckets()?;
+
+        let mut infos: HashMap<Key, EntryInfo> = HashMap::new();
+        let mut pruned = Pruned::default();
+        for info in self.ls()? {
+            pruned.kept += info.size_on_disk;
+            if !info.in_use && matches!(info.state, State::Complete | State::Damaged(_)) {
+                infos.insert(info.key, info);
+            }
+        }
+        let rank = |info: &EntryInfo| (info.state == State::Complete, info.last_used, info.key);
+        let mut queue: BTreeSet<_> =
+            infos.values().filter(|info| info.needed_by.is_empty()).map(rank).collect();
+        while let Some((complete, _, key)) = queue.pop_first() {
+            if complete && pruned.kept <= max_size {
+                break;
+            }
+            let Removal::Removed { bytes } = evict(&self.bucket, key)? else { continue };
+            pruned.freed += bytes;
+            pruned.kept = pruned.kept.saturating_sub(bytes);
+            let Some(gone) = infos.remove(&key) else { continue };
+            for layer in layers(&gone) {
+                if let Some(layer) = infos.get_mut(&layer) {
+                    layer.needed_by.retain(|by| *by != key);
+                    if layer.needed_by.is_empty() {
+                        queue.insert(rank(layer));
+                    }
+                }
+            }
+            pruned.removed.push(gone);
+        }
+        Ok(pruned)
+    }
+
+    /// Reads every byte of these entries and compares it with what was written.
+    ///
+    /// A damaged entry is removed; one that is not there is left out of the answer.
+    pub fn verify(&self, keys: &[Key]) -> Result<Vec<Verified>, CacheError> {
+        let mut result = Vec::new();
+        for &key in keys {
+            let mut damage = None;
+            let entry = self.read(key, |found, dir| {
+                damage = Some(found.clone());
+                self.remove_damaged(key, found, dir)
+            })?;
+            if let Some(entry) = &entry {
+                match entry.verify() {
+                    Ok(()) => {}
+                    Err(Fault::Error(error)) => return Err(error),
+                    Err(Fault::Damage(found)) => {
+                        self.remove_damaged(key, found.clone(), entry.dir())?;
+                        damage = Some(found);
+                    }
+                }
+            }
+            if entry.is_some() || damage.is_some() {
+                result.push(Verified { key, damage });
+            }
+        }
+        Ok(result)
+    }
+
+    /// Removes what earlier versions of imagefs have left, as far as nobody uses it.
+    fn remove_old_buckets(&self) -> Result<(), CacheError> {
+        for name in self.root.names()? {
+            let version = name.to_str().and_then(|name| name.strip_prefix('v')?.parse::<u32>().ok());
+            if version.is_none_or(|version| version >= FORMAT_VERSION) {
+                continue;
+            }
+            let Some(dir) = self.root.dir(&name)? else { continue };
+            let bucket = Bucket::open(&dir)?;
+            bucket.sweep()?;
+            for key in Bucket::keys(&bucket.entries)? {
+                evict(&bucket, key)?;
+            }
+            bucket.sweep_locks()?;
+            // What is in use keeps its directory, and that the bucket.
+            let removed = bucket::PARTS.iter().try_for_each(|part| dir.remove_dir(part));
+            if let Err(e) = removed.and_then(|()| self.root.remove_dir(&name)) {
+                tracing::debug!("{e}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes an entry that nobody uses.
+fn evict(bucket: &Arc<Bucket>, key: Key) -> Result<Removal, CacheError> {
+    let Some(lock) = bucket.try_lock(key)? else { return Ok(Removal::InUse) };
+    let Some(dir) = bucket.entries.dir(key.to_string())? else { return Ok(Removal::Absent) };
+    if !dir.try_lock()? {
+        return Ok(Removal::InUse);
+    }
+    let bytes = dir.size_on_disk()?;
+    bucket.remove(&bucket.entries, &lock, &dir)?;
+    Ok(Removal::Removed { bytes })
+}
+
+/// The entries that this one needs.
+fn layers(info: &EntryInfo) -> impl Iterator<Item = Key> {
+    let data = info.meta.iter().flat_map(|meta| &meta.data);
+    data.filter_map(|data| match data {
+        DataRef::Layer { key } => Some(*key),
+        DataRef::Own(_) | DataRef::Borrowed { .. } => None,
+    })
+}
+
+fn last_used(dir: &Dir) -> Result<SystemTime, CacheError> {
+    let stat = match dir.stat_at(COMPLETE)? {
+        Some(stat) => stat,
+        None => dir.stat()?,
+    };
+    Ok(modified(&stat))
+}
+
+fn modified(stat: &Stat) -> SystemTime {
+    let secs = u64::try_from(stat.st_mtime).unwrap_or(0);
+    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    UNIX_EPOCH.checked_add(Duration::new(secs, nanos.min(999_999_999))).unwrap_or(UNIX_EPOCH)
+}
