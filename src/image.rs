@@ -1,5 +1,6 @@
 //! Words that every source of images shares: digest, platform, configuration.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -156,6 +157,68 @@ impl fmt::Display for Platform {
     }
 }
 
+/// How a container of an image is to be run: the `config` object of the OCI image configuration, in its names.
+///
+/// <https://github.com/opencontainers/image-spec/blob/main/config.md>. An absent member, `null` and an empty one
+/// are the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageConfig {
+    /// `USER[:GROUP]`, names or numbers; empty: root.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// `PORT[/PROTOCOL]`
+    #[serde(with = "keys", skip_serializing_if = "BTreeSet::is_empty")]
+    pub exposed_ports: BTreeSet<String>,
+    /// `NAME=VALUE`
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// The command that `cmd`, or the user's arguments in its place, is appended to.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub entrypoint: Vec<String>,
+    /// The default arguments.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub cmd: Vec<String>,
+    /// Directories that every container gets a volume of its own for.
+    #[serde(with = "keys", skip_serializing_if = "BTreeSet::is_empty")]
+    pub volumes: BTreeSet<String>,
+    /// Where the command starts; empty: `/`.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
+    /// Whatever its author has to say.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// `SIGTERM`, `9`, …; empty where the default will do.
+    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    pub stop_signal: String,
+}
+
+/// Go writes an empty slice or map as `null`.
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A set that is written as an object whose values are empty objects.
+mod keys {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use serde::de::IgnoredAny;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(set: &BTreeSet<String>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(set.iter().map(|key| (key, BTreeMap::<(), ()>::new())))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<String>, D::Error> {
+        let map = Option::<BTreeMap<String, IgnoredAny>>::deserialize(from)?;
+        Ok(map.unwrap_or_default().into_keys().collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,5 +248,17 @@ mod tests {
         for bad in ["linux", "linux/", "a/b/c/d", "linux/arm64;rm", ""] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_config_reads_what_go_writes_and_writes_no_more_than_it_read() {
+        let go = r#"{"Hostname":"","User":"","Env":null,"Cmd":["sh","-c"],"Volumes":{"/a":{},"/b":{}},"Labels":null,
+            "ExposedPorts":null,"OnBuild":null,"WorkingDir":"/w"}"#;
+        let config: ImageConfig = serde_json::from_str(go).unwrap();
+        assert_eq!(config.cmd, ["sh", "-c"]);
+        assert!(config.volumes.contains("/b") && config.env.is_empty());
+        let written = serde_json::to_string(&config).unwrap();
+        assert_eq!(written, r#"{"Cmd":["sh","-c"],"Volumes":{"/a":{},"/b":{}},"WorkingDir":"/w"}"#);
+        assert_eq!(serde_json::from_str::<ImageConfig>(&written).unwrap(), config);
     }
 }
