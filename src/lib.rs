@@ -10,9 +10,11 @@
 //!
 //! | room | what happens there | may use |
 //! |---|---|---|
+//! | [`docker`] | the daemon: finds images and containers, streams what they hold | nothing of ours |
 //! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 
+pub mod docker;
 pub mod image;
 pub mod index;
