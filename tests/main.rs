@@ -1,3 +1,4 @@
 //! Every integration test, in one binary. The tiers are the modules: `cargo test --test all cli::` runs one.
 
+mod docker;
 mod index;
