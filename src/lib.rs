@@ -11,12 +11,14 @@
 //! | room | what happens there | may use |
 //! |---|---|---|
 //! | [`cache`] | finished filesystems on the disk: keys, locks, publication, eviction | [`index`], [`image`] |
+//! | [`docker`] | the daemon: finds images and containers, streams what they hold | nothing of ours |
 //! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
 //! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`image`] |
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 
 pub mod cache;
+pub mod docker;
 pub mod image;
 pub mod index;
 pub mod oci;

@@ -1,5 +1,6 @@
 //! Every integration test, in one binary. The tiers are the modules: `cargo test --test all cli::` runs one.
 
 mod cache;
+mod docker;
 mod index;
 mod oci;

@@ -1,0 +1,204 @@
+//! Requests and answers: the one place that waits for bollard.
+//!
+//! bollard sends every request. What it has no public call for goes through [`Client::get`]: bollard's models of
+//! answers have closed enums, which a state that Podman alone knows falls out of, and its typed calls take in a body
+//! of any size; so JSON is read here, bounded, and only the fields that are used.
+//! Must not import anything of the crate outside `docker`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::errors::Error as BollardError;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use super::endpoint::{Address, Endpoint};
+use super::error::{DockerError, Unreachable};
+use super::stream::ByteStream;
+
+/// The longest JSON answer that is read, in bytes.
+const JSON_LIMIT: usize = 64 << 20;
+
+/// bollard's own limit on the time to the headers of an answer, in seconds: out of the way, for ours are finer.
+const NO_LIMIT: u64 = 365 * 86_400;
+
+/// How long each kind of answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For the very first answer, connecting included. A socket-activated Podman starts up meanwhile.
+    pub connect: Duration,
+    /// For any other short answer, or for the first byte of a file.
+    pub answer: Duration,
+    /// For the first byte of an export. Podman writes all of it to a file before it sends any.
+    pub first_byte: Duration,
+    /// Between two pieces of a stream.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            connect: Duration::from_secs(20),
+            answer: Duration::from_secs(120),
+            first_byte: Duration::from_secs(6 * 3600),
+            idle: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A connection to a daemon, and the thread that serves it.
+pub(super) struct Client {
+    docker: Docker,
+    pub(super) endpoint: Endpoint,
+    pub(super) patience: Patience,
+    // Last, so that it is still there while the others are dropped.
+    runtime: Runtime,
+}
+
+impl Client {
+    /// Prepares to speak with a daemon; makes no request.
+    ///
+    /// # Errors
+    /// The socket or a TLS file is not there, or not for us.
+    pub(super) fn open(endpoint: &Endpoint, patience: Patience) -> Result<Client, DockerError> {
+        let docker = open(endpoint)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("docker-client")
+            .enable_all()
+            .build()
+            .map_err(DockerError::NoThread)?;
+        Ok(Client { docker, endpoint: endpoint.clone(), patience, runtime })
+    }
+
+    /// Waits in this thread.
+    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    /// Waits for the answer to one of bollard's typed calls.
+    pub(super) fn call<T>(
+        &self,
+        doing: &str,
+        call: impl Future<Output = Result<T, BollardError>>,
+    ) -> Result<T, DockerError> {
+        let after = self.patience.answer;
+        match self.block_on(async { timeout(after, call).await }) {
+            Ok(answer) => answer.map_err(|error| DockerError::new(doing, &self.endpoint, error)),
+            Err(_) => Err(DockerError::TimedOut { doing: doing.into(), after }),
+        }
+    }
+
+    /// bollard, as it is.
+    pub(super) fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// bollard, with every request going to `target` instead: a path and query, percent-encoded.
+    ///
+    /// It is how a path that is no UTF-8 gets into a query, and how to ask for what bollard has no call for.
+    pub(super) fn aimed_at(&self, target: &str) -> Docker {
+        let target = target.to_owned();
+        self.docker.clone().with_request_modifier(move |mut request| {
+            let mut parts = request.uri().clone().into_parts();
+            // Encoded text always parses. If it did not, the request would go where bollard meant it to go,
+            // which names no container, and fail.
+            parts.path_and_query = target.parse().ok();
+            if let Ok(uri) = parts.try_into() {
+                *request.uri_mut() = uri;
+            }
+            request
+        })
+    }
+
+    /// The body of the answer to `GET target`, whatever it is. The request is sent by the first read.
+    pub(super) fn get(self: &Arc<Client>, target: &str, doing: &str, patience: Duration) -> ByteStream {
+        // Any of bollard's calls that return the bytes of a body as they come will do.
+        let chunks = self.aimed_at(target).export_container("");
+        ByteStream::new(self, doing.into(), Box::pin(chunks), patience)
+    }
+
+    /// The JSON that answers `GET target`.
+    pub(super) fn get_json<T: DeserializeOwned>(
+        self: &Arc<Client>,
+        target: &str,
+        doing: &str,
+        patience: Duration,
+    ) -> Result<T, DockerError> {
+        let body = self.get(target, doing, patience).read_all(JSON_LIMIT)?;
+        serde_json::from_slice(&body)
+            .map_err(|e| DockerError::BadAnswer { doing: doing.into(), reason: e.to_string() })
+    }
+}
+
+fn open(endpoint: &Endpoint) -> Result<Docker, DockerError> {
+    let unreachable = |why, source: Option<io::Error>| {
+        DockerError::unreachable(endpoint, why, source.map(|error| error.into()))
+    };
+    let opened = match (&endpoint.address, &endpoint.tls) {
+        (Address::Unix(path), _) => {
+            match fs::metadata(path) {
+                Ok(found) if found.file_type().is_socket() => {}
+                Ok(_) => return Err(unreachable(Unreachable::NotASocket, None)),
+                Err(error) => {
+                    let why = match error.kind() {
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Unreachable::Absent,
+                        io::ErrorKind::PermissionDenied => Unreachable::Denied,
+                        _ => Unreachable::Other,
+                    };
+                    return Err(unreachable(why, Some(error)));
+                }
+            }
+            Docker::connect_with_unix(path, NO_LIMIT, API_DEFAULT_VERSION)
+        }
+        (Address::Tcp { .. }, None) => {
+            Docker::connect_with_http(&endpoint.address.to_string(), NO_LIMIT, API_DEFAULT_VERSION)
+        }
+        (Address::Tcp { .. }, Some(tls)) => {
+            let address = endpoint.address.to_string();
+            Docker::connect_with_ssl(&address, &tls.key, &tls.cert, &tls.ca, NO_LIMIT, API_DEFAULT_VERSION)
+        }
+    };
+    opened.map_err(|error| {
+        let why = match error {
+            BollardError::CertPathError { .. }
+            | BollardError::CertParseError { .. }
+            | BollardError::LoadNativeCertsErrors { .. } => Unreachable::Certificates,
+            BollardError::SocketNotFoundError(_) => Unreachable::Absent,
+            _ => Unreachable::Other,
+        };
+        DockerError::unreachable(endpoint, why, Some(error.into()))
+    })
+}
+
+/// Bytes as they may stand in a path or in the value of a query: RFC 3986's unreserved characters and `/`.
+pub(super) fn encode(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len()), |mut text, &byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                text.push(char::from(byte));
+            }
+            _ => {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_something_in_a_url_is_encoded() {
+        assert_eq!(encode(b"/etc/a b&c=%?#+\xff\n\xc3\xa9"), "/etc/a%20b%26c%3D%25%3F%23%2B%FF%0A%C3%A9");
+    }
+}

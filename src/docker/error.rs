@@ -1,0 +1,328 @@
+//! What can go wrong between us and the daemon, and what the user may do about it.
+//!
+//! Must not import anything of the crate outside `docker` but its words.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bollard::errors::Error as BollardError;
+
+use super::Engine;
+use super::endpoint::{Address, Endpoint, EndpointError};
+use super::reference::BadName;
+use crate::image::Platform;
+
+/// What a library below us said, kept for the log.
+pub type Source = Box<dyn StdError + Send + Sync>;
+
+/// Why the daemon gave no answer, or not the one that was hoped for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DockerError {
+    /// No address of a daemon could be made out.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The user's name for an image or container is malformed.
+    #[error(transparent)]
+    BadName(#[from] BadName),
+    /// Nobody who speaks the Docker API answers.
+    #[error("cannot reach the daemon at {endpoint}: {why}")]
+    Unreachable {
+        /// Where it was sought.
+        endpoint: Box<Endpoint>,
+        /// What is the matter.
+        why: Unreachable,
+        /// What the system said.
+        #[source]
+        source: Option<Source>,
+    },
+    /// The daemon has no such image, and is not asked to pull it.
+    #[error("image not found in local Docker storage: {name}")]
+    ImageNotFound {
+        /// What was asked for.
+        name: String,
+        /// The name of a local image that may have been meant.
+        nearest: Option<String>,
+        /// The command that would pull the image, where `name` can be pulled.
+        pull: Option<String>,
+    },
+    /// The local image is for another platform than the one asked for.
+    #[error("the local image {name} is for {found}, not for {wanted}")]
+    WrongPlatform {
+        /// What was asked for.
+        name: String,
+        /// The platform asked for.
+        wanted: Box<Platform>,
+        /// The platform of the local image.
+        found: Box<Platform>,
+    },
+    /// The daemon has no such container (any more).
+    #[error("no such container: {name}")]
+    ContainerNotFound {
+        /// What was asked for.
+        name: String,
+    },
+    /// The daemon takes some names for something else than what they are.
+    #[error("cannot {doing}: {engine} cannot be asked for a file of that name")]
+    NameNotSupported {
+        /// What was asked of it.
+        doing: String,
+        /// Who it is.
+        engine: Engine,
+    },
+    /// The daemon said no.
+    #[error("cannot {doing}: the daemon answered {status}{}", said(.message))]
+    Refused {
+        /// What was asked of it.
+        doing: String,
+        /// The HTTP status.
+        status: u16,
+        /// The daemon's own words.
+        message: String,
+    },
+    /// The daemon answered, and the answer makes no sense.
+    #[error("cannot {doing}: the daemon's answer is not understood ({reason})")]
+    BadAnswer {
+        /// What was asked of it.
+        doing: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The daemon took longer than it may.
+    #[error("cannot {doing}: no answer from the daemon within {}", seconds(.after))]
+    TimedOut {
+        /// What was asked of it.
+        doing: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// A stream of bytes stopped coming, with the connection still up.
+    #[error("cannot {doing}: nothing more came from the daemon for {}", seconds(.after))]
+    Stalled {
+        /// What was asked of it.
+        doing: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The connection broke before the answer was whole.
+    #[error("cannot {doing}: the connection to the daemon broke off")]
+    Cut {
+        /// What was asked of it.
+        doing: String,
+        /// What the HTTP library said.
+        source: Source,
+    },
+    /// This side hung up, or read on after an error.
+    #[error("cannot {doing}: the stream was given up")]
+    HungUp {
+        /// What was asked of the daemon.
+        doing: String,
+    },
+    /// The machine has no room for the thread or the descriptors that it takes.
+    #[error("cannot start the thread that speaks with the daemon")]
+    NoThread(#[source] io::Error),
+    /// The kernel did not say what it takes to name a container.
+    #[error("cannot make a name for a container")]
+    NoName(#[source] io::Error),
+}
+
+/// Why a daemon cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// The socket does not exist.
+    Absent,
+    /// The path of the socket is something else.
+    NotASocket,
+    /// The socket is there, and nobody listens.
+    Refused,
+    /// The socket is not for this user.
+    Denied,
+    /// It was connected to, or not even that, and said nothing in time.
+    Silent,
+    /// Who answers does not speak the Docker API.
+    NotDocker,
+    /// The TLS files cannot be read.
+    Certificates,
+    /// Something else; the source says what.
+    Other,
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unreachable::Absent => "there is no such socket",
+            Unreachable::NotASocket => "this is not a socket",
+            Unreachable::Refused => "nobody listens there",
+            Unreachable::Denied => "permission denied",
+            Unreachable::Silent => "it does not answer",
+            Unreachable::NotDocker => "what answers there does not speak the Docker API",
+            Unreachable::Certificates => "its TLS certificates or our key cannot be read",
+            Unreachable::Other => "the connection failed",
+        })
+    }
+}
+
+impl DockerError {
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            DockerError::Endpoint(error) => error.hint(),
+            DockerError::Unreachable { endpoint, why, .. } => Some(unreachable_hint(endpoint, *why)),
+            DockerError::ImageNotFound { name, nearest, pull } => match (nearest, pull) {
+                (Some(nearest), Some(pull)) => {
+                    Some(format!("there is {}; or get {name} first: {pull}", printable(nearest)))
+                }
+                (Some(nearest), None) => Some(format!("there is {}", printable(nearest))),
+                (None, Some(pull)) => Some(format!("nothing is pulled; get it first: {pull}")),
+                (None, None) => Some("docker images shows the local ones".into()),
+            },
+            DockerError::WrongPlatform { name, wanted, .. } => {
+                Some(format!("get the other one first: docker pull --platform {wanted} {name}"))
+            }
+            DockerError::ContainerNotFound { .. } => Some("docker ps --all shows those that exist".into()),
+            DockerError::TimedOut { .. } | DockerError::Stalled { .. } => {
+                Some("see whether docker info answers, and what the daemon's log says".into())
+            }
+            DockerError::Cut { .. } => Some("the daemon's log may say why".into()),
+            _ => None,
+        }
+    }
+
+    /// The kind that an [`io::Error`] around this error has.
+    pub(super) fn io_kind(&self) -> io::ErrorKind {
+        match self {
+            DockerError::Stalled { .. } | DockerError::TimedOut { .. } => io::ErrorKind::TimedOut,
+            DockerError::Cut { .. } => io::ErrorKind::UnexpectedEof,
+            DockerError::HungUp { .. } => io::ErrorKind::ConnectionAborted,
+            DockerError::ContainerNotFound { .. } => io::ErrorKind::NotFound,
+            _ => io::ErrorKind::Other,
+        }
+    }
+
+    /// Makes the best of what bollard says when asked to do `doing` at `endpoint`.
+    pub(super) fn new(doing: &str, endpoint: &Endpoint, error: BollardError) -> DockerError {
+        let doing = doing.to_owned();
+        match error {
+            BollardError::DockerResponseServerError { status_code, message } => {
+                DockerError::Refused { doing, status: status_code, message }
+            }
+            BollardError::HyperResponseError { err } => DockerError::Cut { doing, source: err.into() },
+            BollardError::HyperLegacyError { ref err } if err.is_connect() => {
+                let why = classify(&error);
+                DockerError::unreachable(endpoint, why, Some(error.into()))
+            }
+            BollardError::HyperLegacyError { .. } | BollardError::IOError { .. } => {
+                DockerError::Cut { doing, source: error.into() }
+            }
+            BollardError::SocketNotFoundError(_) => {
+                DockerError::unreachable(endpoint, Unreachable::Absent, None)
+            }
+            other => DockerError::BadAnswer { doing, reason: printable(&other.to_string()).to_string() },
+        }
+    }
+
+    pub(super) fn unreachable(endpoint: &Endpoint, why: Unreachable, source: Option<Source>) -> DockerError {
+        DockerError::Unreachable { endpoint: Box::new(endpoint.clone()), why, source }
+    }
+}
+
+/// What a failed connection says about the daemon, by the first system error in the chain of causes.
+fn classify(error: &BollardError) -> Unreachable {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            match error.kind() {
+                io::ErrorKind::NotFound => return Unreachable::Absent,
+                io::ErrorKind::PermissionDenied => return Unreachable::Denied,
+                io::ErrorKind::ConnectionRefused => return Unreachable::Refused,
+                io::ErrorKind::TimedOut => return Unreachable::Silent,
+                _ => {}
+            }
+        }
+        cause = error.source();
+    }
+    Unreachable::Other
+}
+
+fn unreachable_hint(endpoint: &Endpoint, why: Unreachable) -> String {
+    let local = matches!(endpoint.address, Address::Unix(_));
+    let mut hint = match why {
+        Unreachable::Absent | Unreachable::Refused if local => {
+            "is the daemon running? systemctl start docker, or name another one with --host or DOCKER_HOST"
+        }
+        Unreachable::Denied => {
+            "join the group of the socket (usually docker) and log in again, use sudo, or use a rootless daemon \
+             by DOCKER_HOST"
+        }
+        Unreachable::NotDocker if endpoint.tls.is_none() && !local => {
+            "if the daemon wants TLS, set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH"
+        }
+        Unreachable::Certificates => "DOCKER_CERT_PATH must hold ca.pem, cert.pem and key.pem",
+        Unreachable::Silent => "see whether docker info answers, and what the daemon's log says",
+        _ => "name the daemon's socket or port with --host or DOCKER_HOST",
+    }
+    .to_owned();
+    for address in endpoint.alternatives() {
+        hint.push_str("; there is also ");
+        hint.push_str(&address);
+    }
+    hint
+}
+
+fn said(message: &str) -> String {
+    match message.trim() {
+        "" => String::new(),
+        message => format!(": {}", printable(message)),
+    }
+}
+
+fn seconds(duration: &Duration) -> String {
+    format!("{} s", duration.as_secs_f32())
+}
+
+/// A text from outside as it may be shown: of bounded length, and with its control characters escaped.
+pub(super) fn printable(text: &str) -> impl fmt::Display {
+    const LIMIT: usize = 1000;
+    let mut shown = String::new();
+    for c in text.chars().take(LIMIT) {
+        match c.is_control() {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    if text.chars().nth(LIMIT).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_daemon_says_cannot_write_to_the_terminal() {
+        let error = DockerError::Refused {
+            doing: "remove the container x".into(),
+            status: 500,
+            message: "a\u{1b}[2J\nb\u{9b}".into(),
+        };
+        assert_eq!(
+            error.to_string(),
+            r"cannot remove the container x: the daemon answered 500: a\u{1b}[2J\nb\u{9b}"
+        );
+    }
+
+    #[test]
+    fn a_missing_image_is_named_with_what_to_do() {
+        let error = DockerError::ImageNotFound {
+            name: "ptyhon".into(),
+            nearest: Some("python:3.12".into()),
+            pull: Some("docker pull ptyhon".into()),
+        };
+        assert_eq!(error.to_string(), "image not found in local Docker storage: ptyhon");
+        assert_eq!(error.hint().unwrap(), "there is python:3.12; or get ptyhon first: docker pull ptyhon");
+    }
+}

@@ -1,0 +1,235 @@
+//! Containers that exist only to be read: made, never started, and removed whatever happens.
+//!
+//! Must not import anything of the crate outside `docker`.
+
+use std::collections::HashMap;
+use std::fs;
+
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions};
+use serde::Deserialize;
+
+use super::client::encode;
+use super::owner::{self, Owner};
+use super::{ByteStream, Container, ContainerId, Daemon, DockerError, Image, PathStat};
+use crate::image::Digest;
+
+/// What every name of ours begins with.
+const NAME_PREFIX: &str = "imagefs-";
+
+/// A container that was never started, removed with its anonymous volumes when this is dropped.
+///
+/// If this process is killed before, [`Daemon::sweep_orphans`] of a later one removes it.
+pub struct Throwaway {
+    daemon: Daemon,
+    id: ContainerId,
+    removed: bool,
+}
+
+/// One element of the answer to `GET /containers/json`, as far as it is of use.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    id: ContainerId,
+    names: Option<Vec<String>>,
+    labels: Option<HashMap<String, String>>,
+}
+
+impl Daemon {
+    /// Makes a container of an image, to read the image's files through it. One request.
+    ///
+    /// Where the image declares a volume, the container shows what the image itself has there, and no volume is made.
+    ///
+    /// # Errors
+    /// [`DockerError::ImageNotFound`] if the image was removed meanwhile; or the daemon refuses.
+    pub fn throwaway(&self, image: &Image) -> Result<Throwaway, DockerError> {
+        // A volume would take a copy of all that the image has there, and hide it (Podman) behind an empty one.
+        // A tmpfs in its place is mounted when a container starts, and so never.
+        let shadows = image.config.volumes.iter().filter(|target| is_plain(target)).map(|target| Mount {
+            target: Some(target.clone()),
+            typ: Some(MountType::TMPFS),
+            ..Mount::default()
+        });
+        self.create(&image.id, HostConfig { mounts: Some(shadows.collect()), ..HostConfig::default() })
+    }
+
+    /// Makes a container that has the volumes and binds of another one, read-only, to read them through it while
+    /// the other may be running. One request.
+    ///
+    /// # Errors
+    /// [`DockerError::ImageNotFound`] if the other's image was removed; or the daemon refuses.
+    pub fn throwaway_with_volumes_of(&self, container: &Container) -> Result<Throwaway, DockerError> {
+        let volumes_from = Some(vec![format!("{}:ro", container.id)]);
+        self.create(&container.image, HostConfig { volumes_from, ..HostConfig::default() })
+    }
+
+    /// Removes the throwaway containers of processes that are gone without having removed them; returns how many.
+    ///
+    /// Those of a process that lives stay, and so do those of which that cannot be told from here: made on another
+    /// machine, or in another pid namespace. One request, and one for each container removed.
+    ///
+    /// # Errors
+    /// The daemon does not answer the listing. A container that cannot be removed is logged and left.
+    pub fn sweep_orphans(&self) -> Result<usize, DockerError> {
+        let Ok(here) = Owner::this_process() else { return Ok(0) };
+        let filters = format!(r#"{{"label":["{}"],"status":["created"]}}"#, owner::LABEL);
+        let target = format!("/containers/json?all=true&filters={}", encode(filters.as_bytes()));
+        let doing = "list leftover containers";
+        let listed: Vec<Listed> = self.client.get_json(&target, doing, self.client.patience.answer)?;
+        let orphans = listed.into_iter().filter(|container| container.is_orphan(&here));
+        Ok(orphans
+            .filter(|container| match self.remove_container(container.id.as_str()) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(container = %container.id, %error, "cannot remove a leftover container");
+                    false
+                }
+            })
+            .count())
+    }
+
+    fn create(&self, image: &Digest, host: HostConfig) -> Result<Throwaway, DockerError> {
+        let doing = format!("make a container of the image {image}");
+        let name = unique_name()?;
+        let owner = Owner::this_process().map_or_else(|_| "unknown".into(), |owner| owner.to_label());
+        let body = ContainerCreateBody {
+            image: Some(image.to_string()),
+            // Never run, but wanted: an image may have no command, and then no container is made without.
+            cmd: Some(vec!["/".into()]),
+            labels: Some(HashMap::from([(owner::LABEL.into(), owner)])),
+            network_disabled: Some(true),
+            host_config: Some(HostConfig { network_mode: Some("none".into()), ..host }),
+            ..ContainerCreateBody::default()
+        };
+        let options =
+            CreateContainerOptions { name: Some(name.clone()), ..CreateContainerOptions::default() };
+        let answer = self.client.call(&doing, self.client.docker().create_container(Some(options), body));
+        let created = answer
+            .and_then(|answer| answer.id.parse().map_err(|reason| DockerError::BadAnswer { doing, reason }));
+        match created {
+            Ok(id) => Ok(Throwaway { daemon: self.clone(), id, removed: false }),
+            Err(DockerError::Refused { status: 404, .. }) => {
+                Err(DockerError::ImageNotFound { name: image.to_string(), nearest: None, pull: None })
+            }
+            Err(error @ (DockerError::Refused { .. } | DockerError::Unreachable { .. })) => Err(error),
+            Err(error) => {
+                // No answer came, or none that is understood: the container may be there all the same.
+                if let Err(again) = self.remove_container(&name) {
+                    tracing::warn!(container = name, error = %again, "a container may be left");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a container, and the volumes that have no name; that it is gone already is fine.
+    fn remove_container(&self, name: &str) -> Result<(), DockerError> {
+        let doing = format!("remove the container {name}");
+        let options = RemoveContainerOptions { v: true, force: true, link: false };
+        match self.client.call(&doing, self.client.docker().remove_container(name, Some(options))) {
+            // 409: somebody else is removing it.
+            Err(DockerError::Refused { status: 404 | 409, .. }) => Ok(()),
+            answer => answer,
+        }
+    }
+}
+
+impl Throwaway {
+    /// The container's id.
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    /// A tar of the whole root filesystem. See [`Daemon::export`].
+    pub fn export(&self) -> ByteStream {
+        self.daemon.export(&self.id)
+    }
+
+    /// What stands at `path`. See [`Daemon::stat_path`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stat_path(&self, path: &[u8]) -> Result<Option<PathStat>, DockerError> {
+        self.daemon.stat_path(&self.id, path)
+    }
+
+    /// A tar of what stands at `path`. See [`Daemon::archive`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn archive(&self, path: &[u8]) -> Result<Option<ByteStream>, DockerError> {
+        self.daemon.archive(&self.id, path)
+    }
+
+    /// Removes the container now, and says so if that fails.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or refuses; the next [`Daemon::sweep_orphans`] after this process may succeed.
+    pub fn remove(mut self) -> Result<(), DockerError> {
+        self.removed = true;
+        self.daemon.remove_container(self.id.as_str())
+    }
+}
+
+impl Drop for Throwaway {
+    fn drop(&mut self) {
+        if !self.removed
+            && let Err(error) = self.daemon.remove_container(self.id.as_str())
+        {
+            tracing::warn!(container = %self.id, %error, "a container is left");
+        }
+    }
+}
+
+impl Listed {
+    /// Whether this is ours beyond doubt, and nobody's any more. A label alone is no proof: images bring theirs.
+    fn is_orphan(&self, here: &Owner) -> bool {
+        let ours = |name: &String| name.strip_prefix('/').unwrap_or(name).starts_with(NAME_PREFIX);
+        let owner = self.labels.as_ref().and_then(|labels| Owner::from_label(labels.get(owner::LABEL)?));
+        self.names.iter().flatten().any(ours) && owner.is_some_and(|owner| owner.is_gone(here))
+    }
+}
+
+fn unique_name() -> Result<String, DockerError> {
+    // The kernel's source of random UUIDs, random(4).
+    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(DockerError::NoName)?;
+    Ok(format!("{NAME_PREFIX}{}", uuid.trim()))
+}
+
+/// Whether the daemons take `path` for the target of a mount, and mean the same by it.
+fn is_plain(path: &str) -> bool {
+    path.strip_prefix('/')
+        .is_some_and(|rest| !rest.is_empty() && !rest.split('/').any(|part| matches!(part, "" | "." | "..")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(name: &str, owner: &str) -> Listed {
+        let json = serde_json::json!({
+            "Id": "ab".repeat(32), "Names": [name], "Labels": { owner::LABEL: owner, "other": "x" },
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn only_a_container_of_ours_whose_owner_is_gone_is_an_orphan() {
+        let here = Owner::this_process().unwrap();
+        let gone = here.to_label().replace(r#""started":"#, r#""started":1"#);
+        assert!(listed("/imagefs-x", &gone).is_orphan(&here));
+        assert!(!listed("/web", &gone).is_orphan(&here), "an image that brings our label");
+        assert!(!listed("/imagefs-x", &here.to_label()).is_orphan(&here), "a living owner");
+        assert!(!listed("/imagefs-x", "unknown").is_orphan(&here));
+        let unlabelled = r#"{"Id":"IDIDID","Names":null,"Labels":null}"#.replace("IDIDID", &"ab".repeat(32));
+        assert!(!serde_json::from_str::<Listed>(&unlabelled).unwrap().is_orphan(&here));
+    }
+
+    #[test]
+    fn only_a_clean_absolute_volume_is_shadowed() {
+        assert!(is_plain("/data") && is_plain("/var/lib/x y"));
+        for bad in ["/", "", "data", "/a/../b", "/a//b", "/a/", "/./a"] {
+            assert!(!is_plain(bad), "{bad}");
+        }
+    }
+}
