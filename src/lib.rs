@@ -10,11 +10,13 @@
 //!
 //! | room | what happens there | may use |
 //! |---|---|---|
+//! | [`fuse`] | the filesystem's answers, the kernel's requests, the life of a mount | `index` |
 //! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
 //! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`image`] |
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 
+pub mod fuse;
 pub mod image;
 pub mod index;
 pub mod oci;
