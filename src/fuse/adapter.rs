@@ -550,3 +550,25 @@ impl Filesystem for Adapter {
         reply.error(Errno::EROFS);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_that_the_system_can_hold_is_kept() {
+        let at = |secs, nanos| time(Timestamp { secs, nanos });
+        assert_eq!(at(0, 0), SystemTime::UNIX_EPOCH);
+        assert_eq!(at(-1, 750_000_000) + Duration::from_millis(250), SystemTime::UNIX_EPOCH);
+        assert_eq!(at(1 << 33, 5), SystemTime::UNIX_EPOCH + Duration::new(1 << 33, 5));
+        assert_eq!(at(i64::MIN, 0) + Duration::from_secs(1 << 63), SystemTime::UNIX_EPOCH);
+        assert_eq!(at(i64::MAX, u32::MAX), SystemTime::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn device_numbers_are_packed_as_the_kernel_unpacks_them() {
+        assert_eq!(rdev((1, 3)), 0x103);
+        assert_eq!(rdev((0xabc, 0x12345)), 0x123a_bc45);
+        assert_eq!(rdev((8, 256)), 0x0010_0800);
+    }
+}

@@ -1,8 +1,8 @@
 //! Mounting and unmounting: by mount(2) and umount2(2) where that is permitted, else through `fusermount3`.
 //!
 //! `fuser` could mount by itself, but it then also unmounts by itself when a session is dropped, by path and
-//! without asking whose mount is there; it needs `/dev/fuse` to be open to all where the helper does not; and
-//! it folds every refusal into one. So it is handed a connected device instead. Must not import `fuser`.
+//! without asking whose mount is there, and it folds every refusal into one. So it is handed a connected device
+//! instead. Must not import `fuser`.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, IoSliceMut};
@@ -28,11 +28,6 @@ const DEVICE: &str = "/dev/fuse";
 /// The set-user-id program of libfuse, and the variable by which it learns where to send the device.
 const HELPER: &str = "fusermount3";
 const HELPER_SOCKET: &str = "_FUSE_COMMFD";
-
-/// Opens a device that is not yet connected to any session.
-pub(super) fn open_device() -> Result<OwnedFd, Errno> {
-    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-}
 
 /// The mountpoint, absolute and free of symlinks, if a session can be mounted there.
 pub(super) fn check_mountpoint(path: &Path) -> Result<PathBuf, SessionError> {
@@ -68,15 +63,14 @@ pub(super) fn attach(mountpoint: &Path, config: &SessionConfig) -> Result<OwnedF
             return Err(SessionError::Privileged(name));
         }
     }
-    match open_device() {
+    match rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
         Ok(device) => match mount_directly(&device, mountpoint, config) {
             Ok(()) => Ok(device),
             Err(Errno::PERM) if !root => mount_through_helper(mountpoint, config),
             Err(Errno::NODEV) => Err(SessionError::NoDevice(Errno::NODEV.into())),
             Err(errno) => Err(SessionError::Mount { path: mountpoint.to_owned(), source: errno.into() }),
         },
-        // The helper opens the device with its own privileges.
-        Err(Errno::ACCESS | Errno::PERM) if !root => mount_through_helper(mountpoint, config),
+        // Nor could the helper: it opens the device with its caller's rights.
         Err(errno) => Err(SessionError::NoDevice(errno.into())),
     }
 }

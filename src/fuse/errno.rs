@@ -13,7 +13,7 @@ pub(super) fn errno(error: &ViewError) -> Errno {
     match error {
         ViewError::Tree(error) | ViewError::Read(ReadError::Tree(error)) => of_tree(error),
         ViewError::Symlink(SymlinkError::Tree(error)) => of_tree(error),
-        ViewError::Symlink(SymlinkError::TooLong(_)) => Errno::NAMETOOLONG,
+        ViewError::NameTooLong | ViewError::Symlink(SymlinkError::TooLong(_)) => Errno::NAMETOOLONG,
         ViewError::Read(ReadError::Io(_) | ReadError::Short { .. }) => Errno::IO,
         // As NFS answers for a file that was replaced on the server: the open file is no longer there.
         ViewError::Read(ReadError::Changed) => Errno::STALE,

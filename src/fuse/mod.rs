@@ -23,6 +23,9 @@ mod standing;
 mod symlink;
 mod view;
 
+#[cfg(test)]
+mod testing;
+
 pub use attach::unmount;
 pub use error::SessionError;
 pub use node::Node;

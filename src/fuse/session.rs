@@ -103,8 +103,8 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
 
     let mut settings = fuser::Config::default();
     settings.n_threads = Some(config.threads.unwrap_or_else(default_threads).max(1));
-    // A descriptor for each thread takes opening the device again, which an ordinary user may not be allowed to.
-    settings.clone_fd = attach::open_device().is_ok();
+    // Each thread answers on a descriptor of its own, so that they do not contend for one queue in the kernel.
+    settings.clone_fd = true;
     // Who may enter is the kernel's business: it knows user, group and namespaces.
     let acl = fuser::SessionACL::All;
     let server =

@@ -147,3 +147,47 @@ fn probe(mountpoint: PathBuf) -> Standing {
         (_, Err(_)) => Standing::Hung,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> Vec<MountEntry> {
+        text.lines().filter_map(|line| MountEntry::parse(line.as_bytes())).collect()
+    }
+
+    #[test]
+    fn a_line_of_mountinfo_is_taken_apart_whatever_its_names_hold() {
+        let table = table(
+            "36 35 98:0 /mnt1 /mnt\\0402\\134x\\012 rw,noatime master:1 shared:2 - fuse.imagefs a\\040b ro,errors=-\n\
+             37 35 0:51 / /- ro - tmpfs none rw\n\
+             38 35 0:52 / /short ro\n\
+             nonsense\n",
+        );
+        assert_eq!(table.len(), 2);
+        assert_eq!(table[0].mountpoint, Path::new("/mnt 2\\x\n"));
+        assert_eq!(table[0].filesystem_type, FILESYSTEM_TYPE);
+        assert_eq!(table[0].device, "98:0");
+        assert_eq!(table[1].filesystem_type, "tmpfs");
+    }
+
+    #[test]
+    fn the_mount_that_is_seen_is_the_one_on_top() {
+        let table = table(
+            "22 20 0:2 / /m ro - ext4 x rw\n21 30 0:1 / /m ro - fuse.imagefs x ro\n30 22 0:3 / /m ro - tmpfs x rw\n",
+        );
+        assert_eq!(topmost(&table, Path::new("/m")).unwrap().filesystem_type, FILESYSTEM_TYPE);
+        assert_eq!(topmost(&table, Path::new("/n")), None);
+    }
+
+    #[test]
+    fn nothing_stands_at_a_plain_directory_and_something_else_at_proc() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(standing(dir.path()).unwrap(), Standing::Nothing);
+        assert_eq!(standing(&dir.path().join("missing")).unwrap(), Standing::Nothing);
+        std::os::unix::fs::symlink("/proc", dir.path().join("link")).unwrap();
+        let proc = Standing::Other { filesystem_type: "proc".into() };
+        assert_eq!(standing(&dir.path().join("link")).unwrap(), proc);
+        assert_eq!(standing(Path::new("/proc/")).unwrap(), proc);
+    }
+}

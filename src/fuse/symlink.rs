@@ -246,12 +246,22 @@ struct Walk<'t> {
     ahead: Vec<Option<Vec<u8>>>,
     /// The number of `..` ahead.
     ups_ahead: usize,
+    /// Whether the path ends so that it can only mean a directory.
+    to_directory: bool,
 }
 
 impl<'t> Walk<'t> {
     fn new(tree: &'t dyn Tree, start: Position, depth: usize, path: &[u8]) -> Walk<'t> {
-        let mut walk =
-            Walk { tree, depth, position: start, as_stored: true, ahead: Vec::new(), ups_ahead: 0 };
+        let to_directory = matches!(path.rsplit(|&b| b == b'/').next(), Some(b"" | b"."));
+        let mut walk = Walk {
+            tree,
+            depth,
+            position: start,
+            as_stored: true,
+            ahead: Vec::new(),
+            ups_ahead: 0,
+            to_directory,
+        };
         walk.put_ahead(path);
         walk
     }
@@ -334,10 +344,15 @@ impl<'t> Walk<'t> {
         }
     }
 
-    /// Of what is left ahead, the names up to the first `..`: the kernel comes no farther.
+    /// Of what is left ahead, the names up to the first `..`: the kernel comes no farther. A `.` at the end asks
+    /// for a directory where the `..`, or the end of the stored target, would have.
     fn finish(self) -> Walked {
         let left = self.ahead.into_iter().rev().map_while(|component| component);
-        let names: Vec<Vec<u8>> = self.position.names.into_iter().chain(left).collect();
+        let end = (self.ups_ahead > 0 || self.to_directory).then(|| b".".to_vec());
+        let names: Vec<Vec<u8>> = self.position.names.into_iter().chain(left).chain(end).collect();
         Walked { ups: self.position.ups, rest: names.join(&b'/'), as_stored: self.as_stored }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,9 @@ const TARGET_XATTR: &[u8] = b"system.imagefs.target";
 /// What `st_blksize` advises: the size of a page, as most filesystems have it.
 const BLOCK_SIZE: u32 = 4096;
 
+/// The longest name, in bytes: `NAME_MAX`.
+const MAX_NAME: usize = 255;
+
 /// The unit of `st_blocks`; see stat(2).
 const STAT_BLOCK: u64 = 512;
 
@@ -123,6 +126,9 @@ pub enum ViewError {
     /// A directory was asked for.
     #[error("{0:?} is not a directory")]
     NotADirectory(Node),
+    /// No name is longer than 255 bytes.
+    #[error("name too long")]
+    NameTooLong,
     /// A regular file was asked for.
     #[error("{0:?} is not a regular file")]
     NotAFile(Node),
@@ -211,7 +217,7 @@ impl View {
         for mount in &mounts {
             let bytes = mount.name.as_bytes();
             let no_name = matches!(bytes, b"" | b"." | b"..") || bytes == DESCRIPTION_NAME;
-            if no_name || bytes.len() > 255 || bytes.iter().any(|b| matches!(b, b'/' | 0)) {
+            if no_name || bytes.len() > MAX_NAME || bytes.iter().any(|b| matches!(b, b'/' | 0)) {
                 return Err(BadMount::Name(mount.name.clone()));
             }
             if !names.insert(bytes) {
@@ -245,6 +251,9 @@ impl View {
 
     /// The node that `name` names in the directory `dir`; `None` if it names none.
     pub fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Attributes>, ViewError> {
+        if name.len() > MAX_NAME {
+            return Err(ViewError::NameTooLong);
+        }
         match self.place(dir)? {
             Place::Description => Err(ViewError::NotADirectory(dir)),
             Place::Top if name == DESCRIPTION_NAME => Ok(Some(self.description())),
@@ -341,7 +350,7 @@ impl View {
     /// The size of everything that is shown.
     pub fn space(&self) -> Space {
         let shown = if self.options.flat { &self.mounts[..1] } else { &self.mounts[..] };
-        let mut space = Space { blocks: 0, files: 0, block_size: BLOCK_SIZE, name_max: 255 };
+        let mut space = Space { blocks: 0, files: 0, block_size: BLOCK_SIZE, name_max: MAX_NAME as u32 };
         if !self.options.flat {
             space.files = 2;
         }
