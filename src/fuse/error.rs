@@ -69,6 +69,9 @@ pub enum SessionError {
     /// Kernel and server did not come to terms.
     #[error("the kernel did not start the session: {0}")]
     Start(io::Error),
+    /// Kernel and server lost each other.
+    #[error("the connection to the kernel broke: {0}")]
+    Broken(io::Error),
     /// Nothing is mounted there.
     #[error("nothing is mounted at {0:?}")]
     NotMounted(PathBuf),
@@ -134,6 +137,7 @@ impl SessionError {
             | SessionError::HelperRefused { .. }
             | SessionError::Mount { .. }
             | SessionError::Start(_)
+            | SessionError::Broken(_)
             | SessionError::NotMounted(_) => return None,
         })
     }

@@ -145,7 +145,7 @@ impl Session {
             Ok(Event::Stop) => self.stop(),
             Ok(Event::Ended(result)) => {
                 self.remove_remains();
-                result.map(|()| End::Unmounted).map_err(SessionError::Start)
+                result.map(|()| End::Unmounted).map_err(SessionError::Broken)
             }
             // Not before `self`, which holds a sender, is gone.
             Err(mpsc::RecvError) => Ok(End::Unmounted),
@@ -155,6 +155,7 @@ impl Session {
     fn stop(&mut self) -> Result<End, SessionError> {
         // An unmount that came first has freed the device number, and another session may have it by now.
         if let Ok(Event::Ended(_)) = self.events.try_recv() {
+            self.remove_remains();
             return Ok(End::Unmounted);
         }
         self.detach()?;

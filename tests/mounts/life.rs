@@ -125,11 +125,48 @@ fn a_stopped_server_does_not_hang_whoever_asks_what_is_mounted() {
     let server = Server::start(&fixture);
     let pid = rustix::process::Pid::from_child(&server.child);
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED).unwrap();
     assert_eq!(standing(&fixture.mountpoint).unwrap(), Standing::Hung);
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     assert_eq!(standing(&fixture.mountpoint).unwrap(), Standing::Live);
     server.stop();
     assert_nothing_left(&fixture.mountpoint);
+}
+
+#[test]
+fn what_the_kernel_was_told_it_does_not_ask_again() {
+    let fixture =
+        Fixture::new("mkdir d; seq 300 | xargs -I{} touch d/{}; echo text > d/text; ln -s text d/link");
+    let server = Server::start(&fixture);
+    let look = "timeout 20 find . -printf '%p %s %l\\n'; timeout 20 cat rootfs/d/link; timeout 20 ls rootfs/d/absent || true";
+    let first = shell(look, &fixture.mountpoint);
+    // The second listing of a directory is the one that the kernel keeps.
+    assert_eq!(shell(look, &fixture.mountpoint), first);
+    let pid = rustix::process::Pid::from_child(&server.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED).unwrap();
+    let last = shell(look, &fixture.mountpoint);
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(last, first);
+    server.stop();
+}
+
+#[test]
+fn others_enter_only_with_allow_other_and_then_permissions_hold() {
+    let fixture = Fixture::new("echo all > all; echo root > root; chmod 600 root");
+    let outcome = |config: &SessionConfig| {
+        let session = Live::start(view(fixture.filesystem(), ViewOptions::default()), config).unwrap();
+        let read = |name: &str| {
+            let path = fixture.mountpoint.join("rootfs").join(name);
+            String::from_utf8(as_nobody("cat", &[path.to_str().unwrap()]).stdout).unwrap()
+        };
+        let read = (read("all"), read("root"));
+        session.stop();
+        read
+    };
+    assert_eq!(outcome(&fixture.config()), (String::new(), String::new()));
+    let open = SessionConfig { allow_other: true, ..fixture.config() };
+    assert_eq!(outcome(&open), ("all\n".to_owned(), String::new()));
 }
 
 #[test]
