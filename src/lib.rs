@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | [`cache`] | finished filesystems on the disk: keys, locks, publication, eviction | [`index`], [`image`] |
 //! | [`docker`] | the daemon: finds images and containers, streams what they hold | nothing of ours |
+//! | [`fuse`] | the filesystem's answers, the kernel's requests, the life of a mount | `index` |
 //! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
 //! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`image`] |
 #![cfg_attr(not(test), warn(missing_docs))]
@@ -19,6 +20,7 @@
 
 pub mod cache;
 pub mod docker;
+pub mod fuse;
 pub mod image;
 pub mod index;
 pub mod oci;

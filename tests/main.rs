@@ -4,3 +4,4 @@ mod cache;
 mod docker;
 mod index;
 mod oci;
+mod mounts;

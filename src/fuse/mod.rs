@@ -1,0 +1,38 @@
+//! A session: container mounts, served to the kernel as one read-only filesystem.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`view`] | the filesystem's answers: runs and is tested without a kernel |
+//! | [`symlink`] | how a symlink's target is kept inside its mount |
+//! | [`node`] | how a session numbers its inodes |
+//! | [`errno`] | which error number an error becomes |
+//! | [`adapter`] | FUSE requests to answers and back |
+//! | [`session`] | one live mount: from INIT to the last unmount |
+//! | [`attach`] | mounting and unmounting, directly or through `fusermount3` |
+//! | [`standing`] | what is mounted at a path |
+//!
+//! Uses `index` and nothing else of the crate. Only [`adapter`] and [`session`] may import `fuser`.
+
+mod adapter;
+mod attach;
+mod errno;
+mod error;
+mod node;
+mod session;
+mod standing;
+mod symlink;
+mod view;
+
+#[cfg(test)]
+mod testing;
+
+pub use attach::unmount;
+pub use error::SessionError;
+pub use node::Node;
+pub use session::{End, Session, SessionConfig, Stopper, mount};
+pub use standing::{Standing, standing};
+pub use symlink::SymlinkError;
+pub use view::{
+    Access, Attributes, BadMount, ListedEntry, Space, SymlinkMode, View, ViewError, ViewMount, ViewOptions,
+    XattrMode,
+};

@@ -1,0 +1,171 @@
+//! What readdir returns: `.` and `..`, then the entries, each with the offset from which to go on.
+
+use std::os::unix::ffi::OsStrExt;
+
+use super::{Attributes, DESCRIPTION_NAME, Place, View, ViewError};
+use crate::fuse::node::Node;
+use crate::index::{DirCookie, FileType, Ino, Listing, Tree, TreeError};
+
+/// One entry of a directory, as readdir(3) returns it.
+#[derive(Clone, Copy, Debug)]
+pub struct ListedEntry<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// What it names.
+    pub node: Node,
+    /// What that is.
+    pub file_type: FileType,
+    /// Where to go on after this entry.
+    pub next: u64,
+}
+
+/// The offset after `.`; the one after `..` follows.
+const AFTER_DOT: u64 = 1;
+const AFTER_DOT_DOT: u64 = 2;
+
+/// The offsets of a tree's entries are its cookies, moved up by this.
+const COOKIE_SHIFT: u64 = AFTER_DOT_DOT;
+
+/// Entries that are gathered before their attributes are asked for.
+const BATCH: usize = 64;
+
+impl View {
+    /// Hands the entries of `dir` from `offset` on to `emit` until it returns `false` or there are no more.
+    ///
+    /// `offset` is 0, or the `next` of an entry. An entry for which `emit` returned `false` counts as not taken.
+    pub fn read_dir(
+        &self,
+        dir: Node,
+        offset: u64,
+        emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
+    ) -> Result<(), ViewError> {
+        match self.place(dir)? {
+            Place::Description => Err(ViewError::NotADirectory(dir)),
+            Place::Top => {
+                self.list_top(offset, emit);
+                Ok(())
+            }
+            Place::Mount(mount, ino) => {
+                let tree = self.filesystem(mount, dir)?.tree();
+                self.list_tree(mount, tree, ino, offset, emit)
+            }
+        }
+    }
+
+    /// As [`View::read_dir`], with the attributes of each entry.
+    pub fn read_dir_plus(
+        &self,
+        dir: Node,
+        mut offset: u64,
+        emit: &mut dyn FnMut(ListedEntry<'_>, &Attributes) -> bool,
+    ) -> Result<(), ViewError> {
+        let mut emitted = false;
+        loop {
+            // A tree may hold a lock while it hands out entries, so it is not asked for attributes meanwhile.
+            let mut batch = Batch::default();
+            let more = match self.read_dir(dir, offset, &mut |entry| batch.push(entry)) {
+                Ok(()) => !batch.entries.is_empty(),
+                Err(error) if batch.entries.is_empty() && !emitted => return Err(error),
+                // What has been found is worth having; the error comes up again when the caller goes on.
+                Err(_) => false,
+            };
+            for entry in batch.iter() {
+                match self.attributes(entry.node) {
+                    Ok(attributes) if emit(entry, &attributes) => {
+                        emitted = true;
+                        offset = entry.next;
+                    }
+                    Ok(_) => return Ok(()),
+                    Err(_) if emitted => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn list_top(&self, offset: u64, emit: &mut dyn FnMut(ListedEntry<'_>) -> bool) {
+        let own = [
+            (&b"."[..], Node::ROOT, FileType::Directory),
+            (b"..", Node::ROOT, FileType::Directory),
+            (DESCRIPTION_NAME, Node::DESCRIPTION, FileType::Regular),
+        ];
+        let mounts = self.mounts.iter().enumerate().map(|(index, mount)| {
+            (mount.name.as_bytes(), self.numbering.node(index, Ino::ROOT), FileType::Directory)
+        });
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (next, (name, node, file_type)) in (1..).zip(own.into_iter().chain(mounts)).skip(skip) {
+            if !emit(ListedEntry { name, node, file_type, next }) {
+                return;
+            }
+        }
+    }
+
+    fn list_tree(
+        &self,
+        mount: usize,
+        tree: &dyn Tree,
+        dir: Ino,
+        offset: u64,
+        emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
+    ) -> Result<(), ViewError> {
+        let mut emitted = false;
+        let mut give = |name: &[u8], node: Node, file_type: FileType, next: u64| {
+            let taken = emit(ListedEntry { name, node, file_type, next });
+            emitted |= taken;
+            taken
+        };
+        if offset < AFTER_DOT_DOT {
+            let node = self.numbering.node(mount, dir);
+            let up =
+                if dir == Ino::ROOT { Node::ROOT } else { self.numbering.node(mount, tree.parent(dir)?) };
+            let dots = [(&b"."[..], node, AFTER_DOT), (b"..", up, AFTER_DOT_DOT)];
+            for (name, node, next) in dots.into_iter().filter(|(_, _, next)| *next > offset) {
+                if !give(name, node, FileType::Directory, next) {
+                    return Ok(());
+                }
+            }
+        }
+        let from = DirCookie(offset.saturating_sub(COOKIE_SHIFT));
+        let listing = tree.read_dir(dir, from, &mut |entry| {
+            let node = self.numbering.node(mount, entry.ino);
+            give(entry.name, node, entry.file_type, entry.cookie.0.saturating_add(COOKIE_SHIFT))
+        });
+        match listing {
+            Ok(Listing::End | Listing::Stopped) => Ok(()),
+            Ok(Listing::NotYet) if emitted => Ok(()),
+            Ok(Listing::NotYet) => Err(TreeError::NotYet.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Entries that were taken out of a listing, their names one after the other.
+#[derive(Default)]
+struct Batch {
+    names: Vec<u8>,
+    entries: Vec<(usize, Node, FileType, u64)>,
+}
+
+impl Batch {
+    /// Takes the entry, unless the batch is full.
+    fn push(&mut self, entry: ListedEntry<'_>) -> bool {
+        if self.entries.len() == BATCH {
+            return false;
+        }
+        self.names.extend_from_slice(entry.name);
+        self.entries.push((self.names.len(), entry.node, entry.file_type, entry.next));
+        true
+    }
+
+    fn iter(&self) -> impl Iterator<Item = ListedEntry<'_>> {
+        let mut start = 0;
+        self.entries.iter().map(move |&(end, node, file_type, next)| {
+            let name = &self.names[start..end];
+            start = end;
+            ListedEntry { name, node, file_type, next }
+        })
+    }
+}

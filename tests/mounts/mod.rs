@@ -1,0 +1,14 @@
+//! Real mounts: what the kernel makes of a session. They need root, `/dev/fuse` and `fusermount3`.
+
+mod support;
+
+mod access;
+mod containment;
+mod life;
+mod tree;
+
+#[test]
+#[ignore = "the server of other tests, in a process of its own"]
+fn server() {
+    support::serve();
+}
