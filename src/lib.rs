@@ -18,3 +18,4 @@
 pub mod image;
 pub mod index;
 pub mod oci;
+pub mod progress;
