@@ -24,3 +24,4 @@ pub mod fuse;
 pub mod image;
 pub mod index;
 pub mod oci;
+pub mod progress;
