@@ -1,5 +1,7 @@
 //! Every integration test, in one binary. The tiers are the modules: `cargo test --test all cli::` runs one.
 
 mod cache;
+mod fixtures;
 mod index;
 mod oci;
+mod support;
