@@ -5,3 +5,7 @@ mod docker;
 mod index;
 mod oci;
 mod mounts;
+mod fixtures;
+mod index;
+mod oci;
+mod support;

@@ -1,0 +1,52 @@
+//! What the integration tests share.
+//!
+//! - [`Sandbox`]: a private environment for runs of `imagefs`; what a test leaves mounted or running ends with it.
+//! - [`Daemon`], [`Container`]: the Docker daemon and the Podman service that `scripts/test` started.
+//! - [`Manifest`]: every attribute of a file tree, read from a directory or told by bsdtar about an archive,
+//!   and the comparison of two of them.
+#![expect(dead_code, unused_imports, reason = "the tiers that use all of it need the finished binary")]
+
+pub mod archives;
+mod daemon;
+mod manifest;
+mod sandbox;
+
+pub use daemon::{Container, Daemon};
+pub use manifest::Manifest;
+pub use sandbox::{Outcome, Sandbox};
+
+use std::process::Command;
+
+/// Runs a command that has to succeed, and gives what it printed on stdout.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> Vec<u8> {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output.stdout
+}
+
+/// Undoes the `\ooo` of vis(3) and of /proc/self/mountinfo.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((byte, tail)) = rest.split_first() {
+        let octal =
+            tail.get(..3).filter(|_| *byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(escaped) => {
+                out.push(escaped);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
