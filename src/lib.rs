@@ -14,6 +14,7 @@
 //! | [`docker`] | the daemon: finds images and containers, streams what they hold | nothing of ours |
 //! | [`fuse`] | the filesystem's answers, the kernel's requests, the life of a mount | `index` |
 //! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
+//! | [`source`] | what the user named → filesystems: asks the daemon, fills the cache | all but `fuse` and `cli` |
 //! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`image`] |
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
@@ -25,3 +26,4 @@ pub mod image;
 pub mod index;
 pub mod oci;
 pub mod progress;
+pub mod source;

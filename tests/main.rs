@@ -2,10 +2,8 @@
 
 mod cache;
 mod docker;
-mod index;
-mod oci;
-mod mounts;
 mod fixtures;
 mod index;
+mod mounts;
 mod oci;
 mod support;

@@ -1,0 +1,127 @@
+//! Why a source cannot be served.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::cache::CacheError;
+use crate::docker::{BadName, DockerError, EndpointError};
+use crate::index::GrowError;
+use crate::index::scan::ScanError;
+use crate::progress::Cancelled;
+
+/// Why a source cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The transport is one that imagefs does not read.
+    #[error("the transport {transport}: is not supported")]
+    Transport {
+        /// The word before the colon.
+        transport: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// The name of an image has to be text.
+    #[error("\"{}\" is not the name of an image: it is not UTF-8", .0.as_bytes().escape_ascii())]
+    NotUtf8(OsString),
+    /// The name of an image is malformed.
+    #[error(transparent)]
+    BadName(#[from] BadName),
+    /// The daemon's address is malformed.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The daemon did not do what it was asked.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
+    /// The cache is in trouble.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A file of the user's cannot be read.
+    #[error("cannot read {}: {error}", quote(path))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A tar has to be a regular file.
+    #[error("{} is not a regular file", quote(.0))]
+    NotAFile(PathBuf),
+    /// A file was written to while it was read.
+    #[error("{} was changed while it was being indexed", quote(.0))]
+    ChangedMeanwhile(PathBuf),
+    /// The archive is not what it should be.
+    #[error("cannot use {}: {problem}", quote(Path::new(source_name)))]
+    Content {
+        /// The source.
+        source_name: OsString,
+        /// What is wrong with it.
+        problem: ContentProblem,
+    },
+    /// Unpacking failed.
+    #[error("cannot unpack {}: {error}", quote(Path::new(source_name)))]
+    Unpack {
+        /// The source.
+        source_name: OsString,
+        /// What the library says.
+        error: io::Error,
+    },
+    /// The user lost patience.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// What is wrong with an archive.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentProblem {
+    /// As a tar.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// As a tree.
+    #[error(transparent)]
+    Grow(#[from] GrowError),
+}
+
+impl SourceError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            SourceError::Transport { instead, .. } => Some((*instead).to_owned()),
+            SourceError::Endpoint(e) => e.hint(),
+            SourceError::Docker(e) => e.hint(),
+            SourceError::Cache(e) => e.hint(),
+            SourceError::ChangedMeanwhile(_) => Some("try again when nobody writes to it".to_owned()),
+            SourceError::Content { problem: ContentProblem::Scan(ScanError::NotATar), .. } => Some(
+                "a tar of a root filesystem is wanted, plain or compressed with gzip, zstd or xz".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+
+    pub(super) fn read(path: &Path, error: io::Error) -> SourceError {
+        SourceError::Read { path: path.to_owned(), error }
+    }
+
+    pub(super) fn content(source: &OsStr, problem: impl Into<ContentProblem>) -> SourceError {
+        SourceError::Content { source_name: source.to_owned(), problem: problem.into() }
+    }
+
+    /// For an error that came up while a stream was read and written: it knows itself which of the two failed.
+    pub(super) fn stream(source: &OsStr, error: io::Error) -> SourceError {
+        match error.downcast::<DockerError>() {
+            Ok(error) => error.into(),
+            Err(error) => match error.downcast::<CacheError>() {
+                Ok(error) => error.into(),
+                Err(error) => match error.downcast::<Cancelled>() {
+                    Ok(error) => error.into(),
+                    Err(error) => SourceError::Unpack { source_name: source.to_owned(), error },
+                },
+            },
+        }
+    }
+}
+
+fn quote(path: &Path) -> String {
+    format!("\"{}\"", path.as_os_str().as_bytes().escape_ascii())
+}

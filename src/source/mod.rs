@@ -1,0 +1,147 @@
+//! From what the user named to filesystems that can be served.
+//!
+//! [`open`] finds out what a source is, looks for it in the [cache], fills the cache if it is not there, and
+//! gives a [`Source`]: an identity and a table of mounts, each with its [`Filesystem`]. This is where the
+//! daemon and the cache meet; neither knows of the other. Knows nothing of FUSE or of the command line.
+
+mod error;
+mod fill;
+mod image;
+mod spec;
+mod tarball;
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{Cache, Entry, Kind};
+use crate::docker::Endpoint;
+use crate::image::Platform;
+use crate::index::Filesystem;
+use crate::progress::Progress;
+
+pub use error::SourceError;
+pub use spec::Spec;
+
+/// What opening a source may need.
+pub struct Context<'a> {
+    /// Where finished filesystems are kept.
+    pub cache: &'a Cache,
+    /// The daemon's address, where the user gave one; else the environment says.
+    pub host: Option<&'a str>,
+    /// The platform that is wanted, where the user gave one.
+    pub platform: Option<&'a Platform>,
+    /// Told how far things are, and asked whether to go on.
+    pub progress: &'a Progress,
+}
+
+impl Context<'_> {
+    fn endpoint(&self) -> Result<Endpoint, SourceError> {
+        Ok(Endpoint::from_environment(self.host)?)
+    }
+}
+
+/// A source that was found and can be served.
+pub struct Source {
+    /// As the user spelled it.
+    pub spelled: OsString,
+    /// What it is.
+    pub kind: Kind,
+    /// An image's id, or where a tar was and what it was.
+    pub identity: String,
+    /// What an image runs on.
+    pub platform: Option<Platform>,
+    /// What else is known, such as an image's names and configuration.
+    pub details: Details,
+    /// Its filesystems, by mount index. The root filesystem is the first.
+    pub mounts: Vec<Mount>,
+}
+
+/// What is kept with a cache entry, so that it is known without asking the daemon again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Details {
+    /// An image's names: `NAME:TAG` first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// When an image was made, in RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// An image's configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<crate::image::ImageConfig>,
+}
+
+/// One filesystem of a source, with its row of the mount table.
+pub struct Mount {
+    /// The name of its directory.
+    pub name: String,
+    /// Where a container has it.
+    pub destination: String,
+    /// The tree and its bytes.
+    pub filesystem: Arc<Filesystem>,
+    /// Keeps the cache from evicting it.
+    _entry: Entry,
+}
+
+/// The name of mount 0.
+pub const ROOTFS: &str = "rootfs";
+
+/// Finds a source and makes it ready to be served.
+pub fn open(source: &OsStr, context: &Context<'_>) -> Result<Source, SourceError> {
+    let entry = match Spec::parse(source)? {
+        Spec::Image(name) => image::entry(source, &name, context)?,
+        Spec::Tar(path) => tarball::entry(source, &path, context)?,
+    };
+    Source::of(source, entry, context)
+}
+
+impl Source {
+    fn of(spelled: &OsStr, entry: Entry, context: &Context<'_>) -> Result<Source, SourceError> {
+        let meta = entry.meta().clone();
+        let filesystem = Arc::new(entry.filesystem()?);
+        context.progress.enter(crate::progress::Phase::Done);
+        Ok(Source {
+            spelled: spelled.to_owned(),
+            kind: meta.content.kind,
+            identity: meta.content.identity,
+            platform: meta.content.platform,
+            details: serde_json::from_value(meta.about.details).unwrap_or_default(),
+            mounts: vec![Mount {
+                name: ROOTFS.to_owned(),
+                destination: "/".to_owned(),
+                filesystem,
+                _entry: entry,
+            }],
+        })
+    }
+
+    /// What `.imagefs.json` says.
+    pub fn describe(&self) -> serde_json::Value {
+        let mounts: Vec<_> = self
+            .mounts
+            .iter()
+            .enumerate()
+            .map(|(index, mount)| {
+                serde_json::json!({
+                    "index": index,
+                    "name": mount.name,
+                    "destination": mount.destination,
+                    "entries": mount.filesystem.tree().summary().entries,
+                    "bytes": mount.filesystem.tree().summary().bytes,
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "source": self.spelled.to_string_lossy(),
+            "kind": self.kind.name(),
+            "identity": self.identity,
+            "platform": self.platform.as_ref().map(Platform::to_string),
+            "names": self.details.names,
+            "created": self.details.created,
+            "config": self.details.config,
+            "mounts": mounts,
+        })
+    }
+}
