@@ -15,7 +15,7 @@ pub(super) struct Builder {
 
 impl Builder {
     pub fn new() -> Builder {
-        Builder { tree: GrowingTree::new(), data: Vec::new() }
+        Builder { tree: GrowingTree::default(), data: Vec::new() }
     }
 
     pub fn entry(mut self, path: &str, kind: EntryKind, change: impl FnOnce(&mut Entry)) -> Builder {
