@@ -42,6 +42,6 @@ fn of_tree(error: &TreeError) -> Errno {
         TreeError::NotASymlink(_) | TreeError::NotAFile(_) => Errno::INVAL,
         // Whoever can wait for the stream has done so before this is asked.
         TreeError::NotYet => Errno::IO,
-        TreeError::Corrupt(_) => Errno::IO,
+        TreeError::Lost | TreeError::Corrupt(_) => Errno::IO,
     }
 }

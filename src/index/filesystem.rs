@@ -1,103 +1,15 @@
-//! A tree together with the bytes of its files.
+//! A tree together with the bytes of its files, finished or on its way.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
-use super::scan::Extent;
-use super::{Ino, Segment, Timestamp, Tree, TreeError};
-
-/// Why bytes could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The tree did not answer.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-    /// The data file could not be read.
-    #[error("cannot read the data file: {0}")]
-    Io(#[from] io::Error),
-    /// The data file ends before an extent does.
-    #[error("the data file ends before byte {wanted}")]
-    Short {
-        /// The first byte that is missing.
-        wanted: u64,
-    },
-    /// The archive that the index points into is no longer what was indexed.
-    #[error("the archive was changed while it was in use")]
-    Changed,
-}
-
-/// What tells whether a file is still the one that was indexed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct FileIdentity {
-    /// `st_dev`
-    pub dev: u64,
-    /// `st_ino`
-    pub ino: u64,
-    /// `st_size`
-    pub size: u64,
-    /// `st_mtim`: seconds and nanoseconds
-    pub mtime: (i64, i64),
-    /// `st_ctim`: seconds and nanoseconds
-    pub ctime: (i64, i64),
-}
-
-impl FileIdentity {
-    /// Asks the kernel about an open file.
-    pub fn of(file: &File) -> io::Result<FileIdentity> {
-        let m = file.metadata()?;
-        Ok(FileIdentity {
-            dev: m.dev(),
-            ino: m.ino(),
-            size: m.size(),
-            mtime: (m.mtime(), m.mtime_nsec()),
-            ctime: (m.ctime(), m.ctime_nsec()),
-        })
-    }
-
-    /// When the file was last written.
-    pub fn modified(&self) -> Timestamp {
-        Timestamp { secs: self.mtime.0, nanos: self.mtime.1 as u32 }
-    }
-}
-
-/// The seekable file that holds the bytes of a layer's files.
-#[derive(Debug)]
-pub struct DataFile {
-    file: File,
-    pinned: Option<FileIdentity>,
-}
-
-impl DataFile {
-    /// A file that nobody else writes: one of the cache's own.
-    pub fn owned(file: File) -> DataFile {
-        DataFile { file, pinned: None }
-    }
-
-    /// A file of the user's, served in place: every read checks that it is still what was indexed.
-    pub fn borrowed(file: File, identity: FileIdentity) -> DataFile {
-        DataFile { file, pinned: Some(identity) }
-    }
-
-    /// Fills `buf` from byte `at`.
-    pub fn read_exact_at(&self, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], at + done as u64) {
-                Ok(0) => return Err(ReadError::Short { wanted: at + done as u64 }),
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        // Checked after the read, so that a change made meanwhile is seen.
-        match self.pinned {
-            Some(identity) if FileIdentity::of(&self.file)? != identity => Err(ReadError::Changed),
-            _ => Ok(()),
-        }
-    }
-}
+use super::data::{DataFile, ReadError};
+use super::filling::{Filling, Pin};
+use super::{
+    DirCookie, DirEntry, GrowError, GrowingTree, Ino, Listing, Order, Segment, Stat, Summary, Tree, TreeError,
+};
+use crate::index::early::{Aliases, Glance, Wishes};
+use crate::index::scan::Entry;
 
 /// Which end of a data extent lseek(2) looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,46 +21,125 @@ pub enum Whence {
 }
 
 /// One filesystem: a tree, and one data file for each of its layers.
+///
+/// One that is still being filled answers what it knows, and [`TreeError::NotYet`] for the rest. It goes over to
+/// the finished tree without anybody noticing: an inode keeps the number under which it was seen first.
 pub struct Filesystem {
+    content: Content,
+}
+
+enum Content {
+    Finished(Finished),
+    Live(Arc<Live>),
+}
+
+/// A filesystem that was not finished when it was made.
+struct Live {
+    filling: Filling,
+    finished: OnceLock<Finished>,
+}
+
+struct Finished {
     tree: Arc<dyn Tree>,
     data: Vec<DataFile>,
+    aliases: Aliases,
+}
+
+enum Side<'a> {
+    Finished(&'a Finished),
+    Filling(&'a Filling),
+}
+
+/// How far a filesystem has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FillState {
+    /// Everything is there.
+    Ready,
+    /// It is being filled.
+    Filling,
+    /// What is not there will not come.
+    Broken,
+}
+
+/// The attributes of an inode as far as they are known without waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Glimpse {
+    /// The attributes.
+    pub stat: Stat,
+    /// Whether they will stay as they are.
+    pub settled: bool,
 }
 
 impl Filesystem {
-    /// `data` holds the data file of each layer, in the order of [`LayerNo`](super::LayerNo).
+    /// A finished one. `data` holds the data file of each layer, in the order of [`LayerNo`](super::LayerNo).
     pub fn new(tree: Arc<dyn Tree>, data: Vec<DataFile>) -> Filesystem {
-        Filesystem { tree, data }
+        Filesystem { content: Content::Finished(Finished { tree, data, aliases: Aliases::default() }) }
+    }
+
+    /// One that is about to be filled by the [`Grower`]. `data` is the file that the bytes are being written to.
+    ///
+    /// `wishes` is told what is asked for before it has come, and may bring it by another way.
+    pub fn filling(order: Order, data: DataFile, wishes: Option<Wishes>) -> (Arc<Filesystem>, Grower) {
+        let live = Arc::new(Live { filling: Filling::new(order, data, wishes), finished: OnceLock::new() });
+        (Arc::new(Filesystem { content: Content::Live(Arc::clone(&live)) }), Grower { live })
     }
 
     /// The names and attributes.
     pub fn tree(&self) -> &dyn Tree {
-        &*self.tree
+        self
+    }
+
+    /// How far it has come.
+    pub fn state(&self) -> FillState {
+        match self.side() {
+            Side::Finished(_) => FillState::Ready,
+            Side::Filling(filling) if filling.is_lost() => FillState::Broken,
+            Side::Filling(_) => FillState::Filling,
+        }
+    }
+
+    /// When something came last; `None` where nothing is to come.
+    pub fn last_progress(&self) -> Option<Instant> {
+        match self.side() {
+            Side::Finished(_) => None,
+            Side::Filling(filling) => Some(filling.last_progress()),
+        }
+    }
+
+    /// A number that changes whenever an answer may have become another one.
+    pub fn generation(&self) -> u64 {
+        match self.side() {
+            Side::Finished(_) => u64::MAX,
+            Side::Filling(filling) => filling.generation(),
+        }
+    }
+
+    /// The attributes of an inode, where waiting for them can be left for later.
+    pub fn glimpse(&self, ino: Ino) -> Result<Glimpse, TreeError> {
+        match self.side() {
+            Side::Finished(_) => Ok(Glimpse { stat: self.stat(ino)?, settled: true }),
+            Side::Filling(filling) => Ok(Glimpse { stat: filling.glance(ino)?, settled: false }),
+        }
+    }
+
+    /// Keeps the order of a directory's names while it is being listed, though the filesystem be finished meanwhile.
+    ///
+    /// `None` where it is finished already.
+    pub fn pin(&self) -> Option<Pinned> {
+        match &self.content {
+            Content::Live(live) if live.finished.get().is_none() => {
+                Some(Pinned { pin: live.filling.pin(), live: Arc::clone(live) })
+            }
+            _ => None,
+        }
     }
 
     /// Reads from byte `offset` of a regular file. Fewer bytes than `buf` holds means the end of the file.
     pub fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
-        let layer = self.tree.stat(ino)?.layer;
-        let data =
-            self.data.get(usize::from(layer.0)).ok_or(TreeError::Corrupt("an inode of an unknown layer"))?;
-        let mut done = 0;
-        while done < buf.len() {
-            let Some(position) = offset.checked_add(done as u64) else { break };
-            let rest = &mut buf[done..];
-            match self.tree.segment(ino, position)? {
-                Segment::End => break,
-                Segment::Data { at, len } => {
-                    let n = clamp(len, rest.len());
-                    data.read_exact_at(&mut rest[..n], at)?;
-                    done += n;
-                }
-                Segment::Hole { len } => {
-                    let n = clamp(len, rest.len());
-                    rest[..n].fill(0);
-                    done += n;
-                }
-            }
+        match self.side() {
+            Side::Finished(finished) => finished.read(ino, offset, buf),
+            Side::Filling(filling) => filling.read(ino, offset, buf),
         }
-        Ok(done)
     }
 
     /// The first byte at or after `offset` that is data, or that is a hole (the end of a file counts as one).
@@ -157,7 +148,7 @@ impl Filesystem {
     pub fn seek(&self, ino: Ino, offset: u64, whence: Whence) -> Result<Option<u64>, TreeError> {
         let mut position = offset;
         loop {
-            match (self.tree.segment(ino, position)?, whence) {
+            match (self.segment(ino, position)?, whence) {
                 (Segment::Data { .. }, Whence::Data) | (Segment::Hole { .. }, Whence::Hole) => {
                     return Ok(Some(position));
                 }
@@ -169,36 +160,219 @@ impl Filesystem {
             }
         }
     }
+
+    fn side(&self) -> Side<'_> {
+        match &self.content {
+            Content::Finished(finished) => Side::Finished(finished),
+            Content::Live(live) => match live.finished.get() {
+                Some(finished) => Side::Finished(finished),
+                None => Side::Filling(&live.filling),
+            },
+        }
+    }
 }
 
-/// What stands at `offset` of a sparse file that goes on for `left` bytes; `extent(i)` is the i-th of `count`.
-pub(super) fn sparse_segment(
-    count: usize,
-    extent: impl Fn(usize) -> Option<Extent>,
-    offset: u64,
-    left: u64,
-) -> Segment {
-    let (mut low, mut high) = (0, count);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match extent(middle) {
-            Some(e) if e.offset.saturating_add(e.len) <= offset => low = middle + 1,
-            _ => high = middle,
-        }
+impl Finished {
+    fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let ino = self.aliases.inward(ino)?;
+        let layer = self.tree.stat(ino)?.layer;
+        let data = self.data.get(usize::from(layer.0));
+        let data = data.ok_or(TreeError::Corrupt("an inode of an unknown layer"))?;
+        read_segments(&*self.tree, ino, offset, buf, |at, buf| data.read_exact_at(buf, at))
     }
-    match extent(low).filter(|_| low < count) {
-        Some(e) if e.offset <= offset => {
-            let inside = offset - e.offset;
-            Segment::Data {
-                at: e.at.saturating_add(inside),
-                len: e.len.saturating_sub(inside).min(left).max(1),
+}
+
+/// Reads a file segment by segment; `data` fetches bytes of the data file.
+pub(super) fn read_segments(
+    tree: &dyn Tree,
+    ino: Ino,
+    offset: u64,
+    buf: &mut [u8],
+    data: impl Fn(u64, &mut [u8]) -> Result<(), ReadError>,
+) -> Result<usize, ReadError> {
+    let mut done = 0;
+    while done < buf.len() {
+        let Some(position) = offset.checked_add(done as u64) else { break };
+        let rest = &mut buf[done..];
+        match tree.segment(ino, position)? {
+            Segment::End => break,
+            Segment::Data { at, len } => {
+                let n = clamp(len, rest.len());
+                data(at, &mut rest[..n])?;
+                done += n;
+            }
+            Segment::Hole { len } => {
+                let n = clamp(len, rest.len());
+                rest[..n].fill(0);
+                done += n;
             }
         }
-        Some(e) => Segment::Hole { len: (e.offset - offset).min(left).max(1) },
-        None => Segment::Hole { len: left },
     }
+    Ok(done)
 }
 
 fn clamp(len: u64, room: usize) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX).min(room)
+}
+
+impl Tree for Filesystem {
+    fn stat(&self, ino: Ino) -> Result<Stat, TreeError> {
+        match self.side() {
+            Side::Finished(f) => Ok(Stat { ino, ..f.tree.stat(f.aliases.inward(ino)?)? }),
+            Side::Filling(filling) => filling.stat(ino),
+        }
+    }
+
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError> {
+        match self.side() {
+            Side::Finished(f) => {
+                Ok(f.tree.lookup(f.aliases.inward(dir)?, name)?.map(|ino| f.aliases.outward(ino)))
+            }
+            Side::Filling(filling) => filling.lookup(dir, name),
+        }
+    }
+
+    fn parent(&self, ino: Ino) -> Result<Ino, TreeError> {
+        match self.side() {
+            Side::Finished(f) => f.tree.parent(f.aliases.inward(ino)?).map(|ino| f.aliases.outward(ino)),
+            Side::Filling(filling) => filling.parent(ino),
+        }
+    }
+
+    fn read_dir(
+        &self,
+        dir: Ino,
+        from: DirCookie,
+        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<Listing, TreeError> {
+        match self.side() {
+            Side::Finished(f) if f.aliases.is_empty() => f.tree.read_dir(dir, from, emit),
+            Side::Finished(f) => f.tree.read_dir(f.aliases.inward(dir)?, from, &mut |entry| {
+                emit(DirEntry { ino: f.aliases.outward(entry.ino), ..entry })
+            }),
+            Side::Filling(filling) => filling.read_dir(dir, from, emit),
+        }
+    }
+
+    fn read_link(&self, ino: Ino) -> Result<Vec<u8>, TreeError> {
+        match self.side() {
+            Side::Finished(f) => f.tree.read_link(f.aliases.inward(ino)?),
+            Side::Filling(filling) => filling.read_link(ino),
+        }
+    }
+
+    fn xattrs(&self, ino: Ino, emit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), TreeError> {
+        match self.side() {
+            Side::Finished(f) => f.tree.xattrs(f.aliases.inward(ino)?, emit),
+            Side::Filling(filling) => filling.xattrs(ino, emit),
+        }
+    }
+
+    fn segment(&self, ino: Ino, offset: u64) -> Result<Segment, TreeError> {
+        match self.side() {
+            Side::Finished(f) => f.tree.segment(f.aliases.inward(ino)?, offset),
+            Side::Filling(filling) => filling.segment(ino, offset),
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        match self.side() {
+            Side::Finished(f) => f.tree.summary(),
+            Side::Filling(filling) => filling.summary(),
+        }
+    }
+}
+
+/// A filling filesystem, held so that a listing can be finished in the order in which it was begun.
+pub struct Pinned {
+    live: Arc<Live>,
+    pin: Pin,
+}
+
+impl Pinned {
+    /// As [`Tree::read_dir`] of the filesystem that was pinned.
+    pub fn read_dir(
+        &self,
+        dir: Ino,
+        from: DirCookie,
+        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<Listing, TreeError> {
+        self.live.filling.read_dir(dir, from, emit)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.live.filling.unpin(&self.pin);
+    }
+}
+
+/// Puts into a filling filesystem what comes.
+#[derive(Clone)]
+pub struct Grower {
+    live: Arc<Live>,
+}
+
+impl Grower {
+    /// The next entry of the stream.
+    pub fn insert(&self, entry: Entry) -> Result<(), GrowError> {
+        self.live.filling.insert(entry)
+    }
+
+    /// The stream is moving, though no entry may come for a while.
+    pub fn alive(&self) {
+        self.live.filling.alive();
+    }
+
+    /// All bytes of the data file before this one are there, and are what they should be.
+    pub fn confirm(&self, position: u64) {
+        self.live.filling.confirm(position);
+    }
+
+    /// All entries have come.
+    pub fn finish(&self) -> Result<(), GrowError> {
+        self.live.filling.finish()
+    }
+
+    /// Shows the tree as it is, to write it down.
+    pub fn with_tree<R>(&self, read: impl FnOnce(&GrowingTree) -> R) -> R {
+        self.live.filling.with_tree(read)
+    }
+
+    /// Hands over to the finished tree, which was made from this one.
+    pub fn complete(&self, tree: Arc<dyn Tree>, data: Vec<DataFile>) {
+        let aliases = self.live.filling.aliases();
+        let _ = self.live.finished.set(Finished { tree, data, aliases });
+        self.live.filling.retire();
+    }
+
+    /// Nothing more will come: what is not there is an error from now on.
+    pub fn lose(&self) {
+        self.live.filling.lose();
+    }
+
+    /// There is something at `path` that the stream has not brought yet.
+    pub fn found(&self, path: &[u8], glance: Glance) {
+        self.live.filling.found(path, glance);
+    }
+
+    /// There is nothing at `path`.
+    pub fn absent(&self, path: &[u8]) {
+        self.live.filling.absent(path);
+    }
+
+    /// The true attributes of what was found at `path`.
+    pub fn header(&self, path: &[u8], entry: Entry) {
+        self.live.filling.header(path, entry);
+    }
+
+    /// All bytes of the regular file that was found at `path`.
+    pub fn content(&self, path: &[u8], bytes: Vec<u8>) {
+        self.live.filling.content(path, bytes);
+    }
+
+    /// A wish could not be granted: the stream will have to bring it.
+    pub fn denied(&self, path: &[u8]) {
+        self.live.filling.denied(path);
+    }
 }

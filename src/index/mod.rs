@@ -4,7 +4,11 @@
 //! [`write_index`] lays the finished tree down on disk, where the [`Index`] reads it. Both trees answer the
 //! [`Tree`] interface; a [`Filesystem`] is a tree with the files that hold its bytes. Imports no other room.
 
+mod data;
+mod early;
+mod extent;
 mod filesystem;
+mod filling;
 mod format;
 mod growing;
 mod reader;
@@ -12,7 +16,9 @@ pub mod scan;
 mod tree;
 mod writer;
 
-pub use filesystem::{DataFile, FileIdentity, Filesystem, ReadError, Whence};
+pub use data::{DataFile, FileIdentity, ReadError};
+pub use early::{Glance, MAX_FETCHED, Wish, Wishes};
+pub use filesystem::{Filesystem, FillState, Glimpse, Grower, Pinned, Whence};
 pub use format::VERSION as FORMAT_VERSION;
 pub use growing::{GrowError, GrowingTree, Order};
 pub use reader::{Index, OpenError};

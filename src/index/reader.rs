@@ -10,7 +10,7 @@ use std::ops::Range;
 use memmap2::Mmap;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::filesystem::sparse_segment;
+use super::extent::sparse_segment;
 use super::format::{DentryRecord, ExtentRecord, Header, InodeRecord, MAGIC, Section, VERSION};
 use super::scan::Extent;
 use super::{

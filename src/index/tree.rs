@@ -202,6 +202,9 @@ pub enum TreeError {
     /// The answer has not come yet: the tree is still growing.
     #[error("not read from the stream yet")]
     NotYet,
+    /// The answer will never come: the stream broke off before it.
+    #[error("the stream broke off before it came")]
+    Lost,
     /// The on-disk index contradicts itself.
     #[error("the index is damaged: {0}")]
     Corrupt(&'static str),

@@ -114,7 +114,7 @@ fn write_data(filler: &Filler, name: &str) -> Written {
 }
 
 fn write_tree(filler: &Filler, name: &str) {
-    let mut tree = GrowingTree::new();
+    let mut tree = GrowingTree::default();
     let archive = tar(name);
     let mut scanner = Scanner::new(&archive[..], EndMark::Required);
     while let Some(entry) = scanner.next_entry().unwrap() {

@@ -72,7 +72,7 @@ impl Fixture {
 pub fn filesystem(tar: &Path) -> Arc<Filesystem> {
     let file = File::open(tar).unwrap();
     let size = file.metadata().unwrap().len();
-    let mut tree = GrowingTree::new();
+    let mut tree = GrowingTree::default();
     let mut scanner = Scanner::new(FileInput::new(&file, size), EndMark::Required);
     while let Some(entry) = scanner.next_entry().unwrap() {
         tree.insert(entry).unwrap();

@@ -1,7 +1,7 @@
 //! What a growing tree answers.
 
 use super::{Body, Dentry, GrowingTree, Inode, NONE};
-use crate::index::filesystem::sparse_segment;
+use crate::index::extent::sparse_segment;
 use crate::index::{DirCookie, DirEntry, FileType, Ino, Listing, Segment, Stat, Summary, Tree, TreeError};
 
 impl Body {

@@ -569,6 +569,11 @@ impl GrowingTree {
         None
     }
 
+    /// What a path leads to.
+    pub(super) fn find(&self, path: &[u8]) -> Option<Ino> {
+        self.dentries[self.find_dentry(path)? as usize].ino()
+    }
+
     fn dentry(&self, dir: Ino, name: &[u8]) -> Option<u32> {
         self.dentry_hashed(self.hash_of(dir, name), dir, name)
     }

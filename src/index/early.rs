@@ -1,0 +1,247 @@
+//! What a filling filesystem knows of paths that its stream has not brought yet.
+//!
+//! Such a path may be [wished](Wish) for, and be brought by another way. Its inode then has a number from a range
+//! of its own; when the stream brings the path, the number becomes an [alias](Aliases) of the tree's.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use lru::LruCache;
+
+use super::growing::LIMIT;
+use super::scan::{Entry, EntryKind};
+use super::{FileType, Ino, LayerNo, Stat, Timestamp, TreeError};
+
+/// The longest file that is fetched alone, in bytes. Of a longer one the stream brings enough in the same time.
+pub const MAX_FETCHED: u64 = 8 << 20;
+/// What fetched files may take together, in bytes.
+const MAX_HELD: usize = 32 << 20;
+/// Paths that are known not to exist.
+const MAX_ABSENT: NonZeroUsize = NonZeroUsize::new(16 << 10).unwrap();
+/// Paths that may be ahead of the stream at one time.
+const MAX_AHEAD: usize = 1 << 16;
+
+/// Something that was asked for before the stream has brought it. Paths are as in [`Entry::path`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Wish {
+    /// Whether there is something at this path.
+    Existence(Vec<u8>),
+    /// The attributes of what is there.
+    Header(Vec<u8>),
+    /// Its bytes, which are no more than [`MAX_FETCHED`].
+    Content(Vec<u8>),
+}
+
+/// Where wishes go. One that does not fit in is dropped: the stream comes to everything in the end.
+pub type Wishes = SyncSender<Wish>;
+
+/// What is seen of a path at first sight: no owner, no link target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// What it is.
+    pub file_type: FileType,
+    /// `mode & 07777`
+    pub perm: u16,
+    /// A regular file's length.
+    pub size: u64,
+    /// Modification time.
+    pub mtime: Timestamp,
+}
+
+/// Numbers under which inodes were seen before the tree knew them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Aliases {
+    inward: HashMap<Ino, Ino>,
+    outward: HashMap<Ino, Ino>,
+}
+
+impl Aliases {
+    pub fn is_empty(&self) -> bool {
+        self.inward.is_empty()
+    }
+
+    /// The tree's number for one that was given out.
+    pub fn inward(&self, ino: Ino) -> Result<Ino, TreeError> {
+        match ino.0 {
+            0..LIMIT => Ok(ino),
+            _ => self.inward.get(&ino).copied().ok_or(TreeError::NoSuchInode(ino)),
+        }
+    }
+
+    /// The number to give out for the tree's.
+    pub fn outward(&self, ino: Ino) -> Ino {
+        self.outward.get(&ino).copied().unwrap_or(ino)
+    }
+}
+
+/// Where an inode number leads.
+pub(super) enum Resolved<'a> {
+    /// To an inode of the tree.
+    Tree(Ino),
+    /// To a path that is ahead of the stream.
+    Ahead(&'a Node),
+}
+
+/// A path that is ahead of the stream.
+pub(super) struct Node {
+    pub path: Vec<u8>,
+    pub parent: Ino,
+    pub glance: Glance,
+    pub entry: Option<Entry>,
+}
+
+#[derive(Default)]
+pub(super) struct Early {
+    pub aliases: Aliases,
+    nodes: Vec<Node>,
+    by_path: HashMap<Vec<u8>, Ino>,
+    /// Which directory a path was asked in, for wishes that are under way.
+    asked: HashSet<Wish>,
+    parents: HashMap<Vec<u8>, Ino>,
+    absent: Option<LruCache<Vec<u8>, ()>>,
+    contents: Option<LruCache<Ino, Arc<[u8]>>>,
+    held: usize,
+}
+
+impl Early {
+    /// Whether any path is ahead of the stream.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    pub fn resolve(&self, ino: Ino) -> Result<Resolved<'_>, TreeError> {
+        if let Ok(ino) = self.aliases.inward(ino) {
+            return Ok(Resolved::Tree(ino));
+        }
+        let node = ino.0.checked_sub(LIMIT).and_then(|i| self.nodes.get(i as usize));
+        node.map(Resolved::Ahead).ok_or(TreeError::NoSuchInode(ino))
+    }
+
+    /// What is known of `path`, which was asked for in the directory `parent`.
+    pub fn look(&mut self, path: &[u8], parent: Ino) -> Option<Option<Ino>> {
+        if let Some(&ino) = self.by_path.get(path) {
+            return Some(Some(ino));
+        }
+        if self.absent.as_mut().is_some_and(|absent| absent.get(path).is_some()) {
+            return Some(None);
+        }
+        if self.parents.len() < MAX_AHEAD {
+            self.parents.insert(path.to_vec(), parent);
+        }
+        None
+    }
+
+    /// Passes a wish on, unless it is under way.
+    pub fn wish(&mut self, wish: Wish, wishes: &Wishes) {
+        if self.nodes.len() < MAX_AHEAD
+            && !self.asked.contains(&wish)
+            && wishes.try_send(wish.clone()).is_ok()
+        {
+            self.asked.insert(wish);
+        }
+    }
+
+    pub fn found(&mut self, path: &[u8], glance: Glance) {
+        self.asked.remove(&Wish::Existence(path.to_vec()));
+        let Some(parent) = self.parents.remove(path) else { return };
+        if !self.by_path.contains_key(path) {
+            let ino = Ino(LIMIT + self.nodes.len() as u32);
+            self.nodes.push(Node { path: path.to_vec(), parent, glance, entry: None });
+            self.by_path.insert(path.to_vec(), ino);
+        }
+    }
+
+    pub fn absent(&mut self, path: &[u8]) {
+        self.asked.remove(&Wish::Existence(path.to_vec()));
+        self.parents.remove(path);
+        self.absent.get_or_insert_with(|| LruCache::new(MAX_ABSENT)).put(path.to_vec(), ());
+    }
+
+    pub fn header(&mut self, path: &[u8], entry: Entry) {
+        self.asked.remove(&Wish::Header(path.to_vec()));
+        if let Some(node) = self.node_mut(path) {
+            node.entry = Some(entry);
+        }
+    }
+
+    pub fn put_content(&mut self, path: &[u8], bytes: Vec<u8>) {
+        self.asked.remove(&Wish::Content(path.to_vec()));
+        let Some(&ino) = self.by_path.get(path) else { return };
+        self.held += bytes.len();
+        let contents = self.contents.get_or_insert_with(LruCache::unbounded);
+        if let Some(before) = contents.put(ino, bytes.into()) {
+            self.held -= before.len();
+        }
+        while self.held > MAX_HELD
+            && contents.len() > 1
+            && let Some((_, dropped)) = contents.pop_lru()
+        {
+            self.held -= dropped.len();
+        }
+    }
+
+    pub fn content(&mut self, ino: Ino) -> Option<Arc<[u8]>> {
+        self.contents.as_mut()?.get(&ino).cloned()
+    }
+
+    pub fn denied(&mut self, path: &[u8]) {
+        for wish in [Wish::Existence, Wish::Header, Wish::Content] {
+            self.asked.remove(&wish(path.to_vec()));
+        }
+    }
+
+    /// The stream has brought `path` as this inode. `first` tells whether it is the inode's first name.
+    pub fn settle(&mut self, path: &[u8], ino: Ino, first: bool) {
+        let Some(alias) = self.by_path.remove(path) else { return };
+        self.aliases.inward.insert(alias, ino);
+        if first {
+            self.aliases.outward.insert(ino, alias);
+        }
+    }
+
+    /// Nothing more will be asked.
+    pub fn retire(&mut self) {
+        *self = Early { aliases: std::mem::take(&mut self.aliases), ..Early::default() };
+    }
+
+    fn node_mut(&mut self, path: &[u8]) -> Option<&mut Node> {
+        let ino = self.by_path.get(path)?;
+        self.nodes.get_mut((ino.0 - LIMIT) as usize)
+    }
+}
+
+impl Node {
+    /// What a GETATTR may be told: the true attributes, if they have come.
+    pub fn stat(&self, ino: Ino) -> Option<Stat> {
+        let entry = self.entry.as_ref()?;
+        let mut stat = self.glance(ino);
+        (stat.perm, stat.uid, stat.gid, stat.mtime) = (entry.perm, entry.uid, entry.gid, entry.mtime);
+        stat.has_xattrs = !entry.xattrs.is_empty();
+        match &entry.kind {
+            EntryKind::Symlink(target) => stat.size = target.len() as u64,
+            EntryKind::Device(file_type, device) => (stat.file_type, stat.device) = (*file_type, *device),
+            _ => {}
+        }
+        Some(stat)
+    }
+
+    /// What a LOOKUP may be told at once: the owner is not known.
+    pub fn glance(&self, ino: Ino) -> Stat {
+        let Glance { file_type, perm, size, mtime } = self.glance;
+        Stat {
+            ino,
+            file_type,
+            perm,
+            nlink: if file_type == FileType::Directory { 2 } else { 1 },
+            uid: 0,
+            gid: 0,
+            size: if file_type == FileType::Regular { size } else { 0 },
+            mtime,
+            device: (0, 0),
+            layer: LayerNo(0),
+            has_xattrs: false,
+        }
+    }
+}
