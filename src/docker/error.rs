@@ -120,9 +120,9 @@ pub enum DockerError {
         /// What was asked of the daemon.
         doing: String,
     },
-    /// The machine has no room for the thread or the descriptors that it takes.
-    #[error("cannot start the thread that speaks with the daemon")]
-    NoThread(#[source] io::Error),
+    /// The process has no descriptors left to wait with.
+    #[error("cannot prepare to speak with the daemon")]
+    NoRuntime(#[source] io::Error),
     /// The kernel did not say what it takes to name a container.
     #[error("cannot make a name for a container")]
     NoName(#[source] io::Error),

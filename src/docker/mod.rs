@@ -54,7 +54,7 @@ impl fmt::Display for Engine {
     }
 }
 
-/// A daemon that has answered. Cheap to clone; all clones share one thread, and may be used from any.
+/// A daemon that has answered. Cheap to clone, and to be used from any thread: each request has its own connection.
 #[derive(Clone)]
 pub struct Daemon {
     client: Arc<Client>,
