@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::endpoint::{Address, Endpoint};
-use super::error::{DockerError, Unreachable};
+use super::error::{Cause, DockerError, Unreachable};
 use super::stream::ByteStream;
 
 /// The longest JSON answer that is read, in bytes.
@@ -135,9 +135,8 @@ pub(super) fn runtime() -> Result<Runtime, DockerError> {
 }
 
 fn open(endpoint: &Endpoint) -> Result<Docker, DockerError> {
-    let unreachable = |why, source: Option<io::Error>| {
-        DockerError::unreachable(endpoint, why, source.map(|error| error.into()))
-    };
+    let unreachable =
+        |why, source: Option<io::Error>| DockerError::unreachable(endpoint, why, source.map(Cause::new));
     let opened = match (&endpoint.address, &endpoint.tls) {
         (Address::Unix(path), _) => {
             match fs::metadata(path) {
@@ -170,7 +169,7 @@ fn open(endpoint: &Endpoint) -> Result<Docker, DockerError> {
             BollardError::SocketNotFoundError(_) => Unreachable::Absent,
             _ => Unreachable::Other,
         };
-        DockerError::unreachable(endpoint, why, Some(error.into()))
+        DockerError::unreachable(endpoint, why, Some(Cause::new(error)))
     })
 }
 
