@@ -208,7 +208,7 @@ fn an_export_holds_the_image_and_nothing_is_left(engine: Engine) {
     let mounts = docker(engine, &["inspect", "--format", "{{range .Mounts}}{{.Type}} {{end}}", &id], b"");
     assert!(!mounts.contains("volume"), "the image's volume was made: {mounts}");
 
-    let found = entries(throwaway.export());
+    let found = entries(throwaway.export().unwrap());
     let expected = entries(&rootfs()[..]);
     for (name, content) in &expected {
         assert_eq!(found.get(name), Some(content), "{}", name.escape_ascii());
@@ -225,7 +225,7 @@ fn an_image_without_a_command_or_without_any_file_is_exported(engine: Engine) {
         let image = daemon.image(&name.parse().unwrap(), None).unwrap();
         assert_eq!(image.config, Default::default());
         let throwaway = daemon.throwaway(&image).unwrap();
-        let found = entries(throwaway.export());
+        let found = entries(throwaway.export().unwrap());
         assert_eq!(found.contains_key(&b"etc/hello"[..]), name.contains("bare"), "{found:?}");
         throwaway.remove().unwrap();
     }
@@ -236,7 +236,7 @@ fn a_dropped_throwaway_is_removed_also_in_the_midst_of_its_export(engine: Engine
     let daemon = daemon(engine);
     let throwaway = daemon.throwaway(&image).unwrap();
     let id = throwaway.id().to_string();
-    let mut export = throwaway.export();
+    let mut export = throwaway.export().unwrap();
     assert!(!export.fill_buf().unwrap().is_empty());
     drop(export);
     drop(throwaway);
@@ -297,7 +297,7 @@ fn a_removed_container_does_not_look_empty(engine: Engine) {
     ] {
         assert!(matches!(error, Some(DockerError::ContainerNotFound { .. })), "{error:?}");
     }
-    let error = throwaway.export().fill_buf().unwrap_err();
+    let error = throwaway.export().unwrap().fill_buf().unwrap_err();
     assert!(matches!(carried(&error), DockerError::Refused { status: 404, .. }), "{error:?}");
     throwaway.remove().unwrap();
 }
@@ -354,7 +354,7 @@ fn a_mount_by_name_costs_five_requests(engine: Engine) {
     let image = daemon.image(&name, None).unwrap();
     assert_eq!(proxy.requests(), 2, "a warm mount asks whether the daemon is there, and for the image");
     let throwaway = daemon.throwaway(&image).unwrap();
-    io::copy(&mut throwaway.export(), &mut io::sink()).unwrap();
+    io::copy(&mut throwaway.export().unwrap(), &mut io::sink()).unwrap();
     throwaway.remove().unwrap();
     assert_eq!(proxy.requests(), 5);
 }
@@ -367,7 +367,7 @@ fn spoiled_export(engine: Engine, fault: Fault) -> (usize, io::Error, ByteStream
     let patience = Patience { idle: Duration::from_millis(300), ..Patience::default() };
     let endpoint = Endpoint::from_environment(Some(&proxy.address())).unwrap();
     let spoiled = Daemon::connect_with(&endpoint, patience).unwrap();
-    let mut export = spoiled.export(direct.id());
+    let mut export = spoiled.export(direct.id()).unwrap();
     let mut read = 0;
     loop {
         match export.fill_buf() {
@@ -401,7 +401,7 @@ fn a_waiting_read_ends_when_told_to(engine: Engine) {
     let image = image(engine);
     let direct = daemon(engine).throwaway(&image).unwrap();
     let proxy = Proxy::before(&socket(engine), Fault::StallAfter(0));
-    let mut export = daemon_at(&proxy.address()).export(direct.id());
+    let mut export = daemon_at(&proxy.address()).export(direct.id()).unwrap();
     let hang_up = export.hang_up_handle();
     let teller = std::thread::spawn(move || hang_up.hang_up());
     let error = export.fill_buf().unwrap_err();
@@ -414,7 +414,7 @@ fn dropping_a_stream_hangs_up(engine: Engine) {
     let direct = daemon(engine).throwaway(&image).unwrap();
     let proxy = Proxy::before(&socket(engine), Fault::None);
     let daemon = daemon_at(&proxy.address());
-    let mut export = daemon.export(direct.id());
+    let mut export = daemon.export(direct.id()).unwrap();
     assert!(!export.fill_buf().unwrap().is_empty());
     drop(export);
     proxy.wait_until_all_hung_up();
@@ -485,7 +485,7 @@ fn what_a_container_changed_is_listed(engine: Engine) {
 
 fn an_image_is_saved_as_an_archive(engine: Engine) {
     let image = image(engine);
-    let found = entries(daemon(engine).save(&image.id));
+    let found = entries(daemon(engine).save(&image.id).unwrap());
     assert!(found.contains_key(&b"manifest.json"[..]), "{:?}", found.keys());
 }
 
@@ -541,7 +541,7 @@ fn one_daemon_serves_several_threads() {
         .map(|_| {
             let throwaway = throwaway.clone();
             std::thread::spawn(move || {
-                let mut export = throwaway.export();
+                let mut export = throwaway.export().unwrap();
                 for _ in 0..10 {
                     assert!(throwaway.stat_path(b"/etc/hello").unwrap().is_some());
                 }

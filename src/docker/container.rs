@@ -200,7 +200,10 @@ impl Daemon {
     /// A tar of a container's whole root filesystem, without its mounts: as it is while the daemon walks it.
     ///
     /// The request is sent by the first read, which therefore may bring any error of the daemon's.
-    pub fn export(&self, container: &ContainerId) -> ByteStream {
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn export(&self, container: &ContainerId) -> Result<ByteStream, DockerError> {
         let doing = format!("export the container {container}");
         self.client.get(&format!("/containers/{container}/export"), &doing, self.client.patience.first_byte)
     }
@@ -229,7 +232,10 @@ impl Daemon {
     /// An image with its layers as they are stored, as a docker-archive. The first read sends the request.
     ///
     /// The daemon writes a copy of all of it before it sends the first byte.
-    pub fn save(&self, image: &Digest) -> ByteStream {
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn save(&self, image: &Digest) -> Result<ByteStream, DockerError> {
         let doing = format!("save the image {image}");
         self.client.get(&format!("/images/{image}/get"), &doing, self.client.patience.first_byte)
     }

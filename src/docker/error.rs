@@ -14,8 +14,24 @@ use super::endpoint::{Address, Endpoint, EndpointError};
 use super::reference::BadName;
 use crate::image::Platform;
 
-/// What a library below us said, kept for the log.
-pub type Source = Box<dyn StdError + Send + Sync>;
+/// What a library below us said: shown as its innermost cause, for the layers between only say which library speaks;
+/// with `{:?}`, the whole chain.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", innermost(&**.0))]
+pub struct Cause(Box<dyn StdError + Send + Sync>);
+
+impl Cause {
+    pub(super) fn new(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Cause {
+        Cause(error.into())
+    }
+}
+
+fn innermost(mut error: &(dyn StdError + 'static)) -> impl fmt::Display + use<> {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    printable(&error.to_string())
+}
 
 /// Why the daemon gave no answer, or not the one that was hoped for.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +52,7 @@ pub enum DockerError {
         why: Unreachable,
         /// What the system said.
         #[source]
-        source: Option<Source>,
+        source: Option<Cause>,
     },
     /// The daemon has no such image, and is not asked to pull it.
     #[error("image not found in local Docker storage: {name}")]
@@ -112,7 +128,7 @@ pub enum DockerError {
         /// What was asked of it.
         doing: String,
         /// What the HTTP library said.
-        source: Source,
+        source: Cause,
     },
     /// This side hung up, or read on after an error.
     #[error("cannot {doing}: the stream was given up")]
@@ -120,9 +136,9 @@ pub enum DockerError {
         /// What was asked of the daemon.
         doing: String,
     },
-    /// The machine has no room for the thread or the descriptors that it takes.
-    #[error("cannot start the thread that speaks with the daemon")]
-    NoThread(#[source] io::Error),
+    /// The process has no descriptors left to wait with.
+    #[error("cannot prepare to speak with the daemon")]
+    NoRuntime(#[source] io::Error),
     /// The kernel did not say what it takes to name a container.
     #[error("cannot make a name for a container")]
     NoName(#[source] io::Error),
@@ -208,13 +224,13 @@ impl DockerError {
             BollardError::DockerResponseServerError { status_code, message } => {
                 DockerError::Refused { doing, status: status_code, message }
             }
-            BollardError::HyperResponseError { err } => DockerError::Cut { doing, source: err.into() },
+            BollardError::HyperResponseError { err } => DockerError::Cut { doing, source: Cause::new(err) },
             BollardError::HyperLegacyError { ref err } if err.is_connect() => {
                 let why = classify(&error);
-                DockerError::unreachable(endpoint, why, Some(error.into()))
+                DockerError::unreachable(endpoint, why, Some(Cause::new(error)))
             }
             BollardError::HyperLegacyError { .. } | BollardError::IOError { .. } => {
-                DockerError::Cut { doing, source: error.into() }
+                DockerError::Cut { doing, source: Cause::new(error) }
             }
             BollardError::SocketNotFoundError(_) => {
                 DockerError::unreachable(endpoint, Unreachable::Absent, None)
@@ -223,7 +239,7 @@ impl DockerError {
         }
     }
 
-    pub(super) fn unreachable(endpoint: &Endpoint, why: Unreachable, source: Option<Source>) -> DockerError {
+    pub(super) fn unreachable(endpoint: &Endpoint, why: Unreachable, source: Option<Cause>) -> DockerError {
         DockerError::Unreachable { endpoint: Box::new(endpoint.clone()), why, source }
     }
 }
@@ -256,6 +272,10 @@ fn unreachable_hint(endpoint: &Endpoint, why: Unreachable) -> String {
             "join the group of the socket (usually docker) and log in again, use sudo, or use a rootless daemon \
              by DOCKER_HOST"
         }
+        Unreachable::Other if endpoint.tls.is_some() => {
+            "DOCKER_CERT_PATH must hold the ca.pem that the daemon's certificate is signed with, and a cert.pem and \
+             key.pem that the daemon accepts"
+        }
         Unreachable::NotDocker if endpoint.tls.is_none() && !local => {
             "if the daemon wants TLS, set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH"
         }
@@ -283,7 +303,7 @@ fn seconds(duration: &Duration) -> String {
 }
 
 /// A text from outside as it may be shown: of bounded length, and with its control characters escaped.
-pub(super) fn printable(text: &str) -> impl fmt::Display {
+pub(super) fn printable(text: &str) -> impl fmt::Display + use<> {
     const LIMIT: usize = 1000;
     let mut shown = String::new();
     for c in text.chars().take(LIMIT) {

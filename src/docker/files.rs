@@ -79,7 +79,7 @@ impl Daemon {
         path: &[u8],
         doing: &str,
     ) -> Result<Option<ByteStream>, DockerError> {
-        let mut stream = self.client.get(&target(container, path), doing, self.client.patience.answer);
+        let mut stream = self.client.get(&target(container, path), doing, self.client.patience.answer)?;
         match stream.fill() {
             Ok(()) => Ok(Some(stream)),
             Err(DockerError::Refused { status, message, .. }) if is_absent(status, &message) => {

@@ -29,7 +29,7 @@ pub use self::container::{
     Change, ChangeKind, Container, ContainerId, ContainerState, MountKind, MountPoint,
 };
 pub use self::endpoint::{Address, Endpoint, EndpointError, Origin, TlsFiles};
-pub use self::error::{DockerError, Source, Unreachable};
+pub use self::error::{Cause, DockerError, Unreachable};
 pub use self::files::PathStat;
 pub use self::image::Image;
 pub use self::reference::{BadName, ContainerName, ImageName};
@@ -54,7 +54,7 @@ impl fmt::Display for Engine {
     }
 }
 
-/// A daemon that has answered. Cheap to clone; all clones share one thread, and may be used from any.
+/// A daemon that has answered. Cheap to clone, and to be used from any thread: each request has its own connection.
 #[derive(Clone)]
 pub struct Daemon {
     client: Arc<Client>,
@@ -81,9 +81,13 @@ impl Daemon {
         let version: Version = answer.map_err(|error| {
             let (why, source) = match error {
                 DockerError::Stalled { .. } => (Unreachable::Silent, None),
+                // A handshake that the daemon ends looks like this.
+                DockerError::Cut { source, .. } if endpoint.tls.is_some() => {
+                    (Unreachable::Other, Some(source))
+                }
                 DockerError::Cut { source, .. } => (Unreachable::NotDocker, Some(source)),
                 DockerError::BadAnswer { .. } | DockerError::Refused { status: 400 | 404, .. } => {
-                    (Unreachable::NotDocker, Some(error.into()))
+                    (Unreachable::NotDocker, Some(Cause::new(error)))
                 }
                 other => return other,
             };

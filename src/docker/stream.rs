@@ -11,11 +11,12 @@ use std::time::Duration;
 use bollard::errors::Error as BollardError;
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
+use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::DockerError;
-use super::client::Client;
+use super::client::{self, Client};
 
 /// Chunks as they come from the connection.
 pub(super) type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BollardError>> + Send>>;
@@ -24,6 +25,7 @@ pub(super) type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BollardError>> 
 ///
 /// [`BufRead::fill_buf`] hands out each chunk where it was received, without a copy. Memory is bounded by one chunk
 /// and what the HTTP library has in flight: the daemon waits while nobody reads. Dropping the stream hangs up.
+/// A reader must not itself be part of a tokio runtime.
 ///
 /// # Errors
 /// Every [`io::Error`] of a read carries a [`DockerError`]: [`Cut`](DockerError::Cut) where the body ends before it
@@ -33,6 +35,7 @@ pub struct ByteStream {
     client: Arc<Client>,
     doing: String,
     state: State,
+    runtime: Runtime,
     chunk: Bytes,
     /// How long the next chunk may take.
     patience: Duration,
@@ -58,15 +61,21 @@ impl HangUp {
 
 impl ByteStream {
     /// `doing` says what the stream is for, as in "cannot DOING"; `patience` is the time to the first chunk.
-    pub(super) fn new(client: &Arc<Client>, doing: String, chunks: Chunks, patience: Duration) -> ByteStream {
-        ByteStream {
+    pub(super) fn new(
+        client: &Arc<Client>,
+        doing: String,
+        chunks: Chunks,
+        patience: Duration,
+    ) -> Result<ByteStream, DockerError> {
+        Ok(ByteStream {
             client: client.clone(),
             doing,
             state: State::Flowing(chunks),
+            runtime: client::runtime()?,
             chunk: Bytes::new(),
             patience,
             hang_up: Arc::new(Notify::new()),
-        }
+        })
     }
 
     /// What ends this stream from another thread.
@@ -87,7 +96,7 @@ impl ByteStream {
             };
             let hang_up = &self.hang_up;
             let patience = self.patience;
-            let next = self.client.block_on(async {
+            let next = self.runtime.block_on(async {
                 tokio::select! {
                     biased;
                     () = hang_up.notified() => None,

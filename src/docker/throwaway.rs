@@ -141,7 +141,10 @@ impl Throwaway {
     }
 
     /// A tar of the whole root filesystem. See [`Daemon::export`].
-    pub fn export(&self) -> ByteStream {
+    ///
+    /// # Errors
+    /// As there.
+    pub fn export(&self) -> Result<ByteStream, DockerError> {
         self.daemon.export(&self.id)
     }
 

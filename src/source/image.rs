@@ -40,7 +40,7 @@ pub(super) fn entry(source: &OsStr, name: &str, context: &Context<'_>) -> Result
             tracing::warn!("containers of killed runs may be left: {error}");
         }
         let container = daemon.throwaway(&image)?;
-        let stream = container.export();
+        let stream = container.export()?;
         let job = Job {
             source,
             details: details(&image),
