@@ -1,7 +1,7 @@
 //! An entry that is being made.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -210,6 +210,23 @@ impl DataWriter {
     /// How many bytes have been written.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Takes back everything after the first `size` bytes, of which there must be as many.
+    pub fn rewind(&mut self, size: u64) -> Result<(), CacheError> {
+        let error = |e| CacheError::io("write", &self.path, e);
+        self.file.set_len(size).map_err(error)?;
+        self.file.seek(io::SeekFrom::Start(0)).map_err(error)?;
+        let (mut hash, mut buffer, mut left) = (crc32fast::Hasher::new(), vec![0; 1 << 18], size);
+        while left > 0 {
+            let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let piece = buffer.get_mut(..room).unwrap_or_default();
+            self.file.read_exact(piece).map_err(error)?;
+            hash.update(piece);
+            left -= room as u64;
+        }
+        (self.size, self.hash) = (size, hash);
+        Ok(())
     }
 
     /// Ends the file here.

@@ -67,6 +67,15 @@ pub enum SourceError {
         /// What the library says.
         error: io::Error,
     },
+    /// A second attempt brought other bytes than the first.
+    #[error("the export of {} broke off, and a new one differs from it", quote(Path::new(.0)))]
+    Different(OsString),
+    /// There is nothing to read.
+    #[error("there is no stream to read")]
+    NoStream,
+    /// The machine has no room for a thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     /// The user lost patience.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),

@@ -1,120 +1,364 @@
-//! Fills the cache: a tar stream goes in, a finished entry comes out. One pass, bounded memory.
+//! Fills the cache while the filesystem is being used already.
+//!
+//! A [`Fill`] runs in a thread of its own. A tar stream goes in; every byte is written to the data file and every
+//! entry put into the growing tree, in one pass; out comes a finished cache entry, to which the filesystem goes
+//! over. If that fails, nothing stays in the cache, and the filesystem keeps what has come.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::{Context, Details, SourceError};
-use crate::cache::{About, Claim, Content, Data, Entry, Filler};
-use crate::index::scan::{self, EndMark, FileInput, Scanner, TarInput, Tee};
-use crate::index::{FileIdentity, GrowingTree, Order, write_index};
+use crate::cache::{About, Claim, Content, Data, DataWriter, Entry, Filler};
+use crate::index::scan::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
+use crate::index::{DataFile, FileIdentity, Filesystem, Grower, Order, Wishes, write_index};
 use crate::progress::{Phase, Progress};
 
-/// What is to be put into the cache.
-pub(super) struct Job<'a> {
+/// The pauses before a stream that broke off is asked for a second and a third time.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+
+/// What came of a source.
+pub(super) enum Opened {
+    /// Its entry is in the cache.
+    Entry(Entry),
+    /// It is being filled.
+    Filling(Arc<Filesystem>, Fill),
+}
+
+/// A cache entry that is being made in the background. Dropped, it is given up.
+pub(super) struct Fill {
+    content: Content,
+    details: Details,
+    progress: Arc<Progress>,
+    failure: Arc<OnceLock<String>>,
+    thread: Option<JoinHandle<Result<Entry, SourceError>>>,
+    /// Held for as long as the filesystem may be used.
+    entry: Option<Entry>,
+}
+
+/// What the bytes of an entry come from.
+pub(super) enum Bytes {
+    /// They are written to a data file of the entry's own.
+    Own(DataWriter),
+    /// They stay in an archive of the user's.
+    Borrowed(File, PathBuf, FileIdentity),
+}
+
+/// How a source is filled.
+pub(super) struct Plan {
+    pub content: Content,
     /// The source, as the user spelled it.
-    pub source: &'a OsStr,
+    pub source: OsString,
     /// What is kept with the entry.
     pub details: Details,
     /// Paths that stay out: what a daemon adds to an image.
     pub leave_out: &'static [&'static [u8]],
-    /// Told how far things are, and asked whether to go on.
-    pub progress: &'a Progress,
+    pub order: Order,
+    /// Who brings what the stream has not brought yet.
+    pub wishes: Option<Wishes>,
+    /// How long to wait for the work to be [`Job::ready`] or done.
+    pub patience: Duration,
 }
 
-/// The entry of `content`: found, or made by another process meanwhile, or made by `make`.
-pub(super) fn claim(
-    content: Content,
+/// The work of a fill, in its thread.
+pub(super) struct Job {
+    source: OsString,
+    details: Details,
+    leave_out: &'static [&'static [u8]],
+    pub progress: Arc<Progress>,
+    pub grower: Grower,
+    filler: Filler,
+    ready: SyncSender<()>,
+}
+
+/// Opens the entry of a plan's content, or starts to fill it: `bytes` says where the bytes go, `work` brings them.
+pub(super) fn open(
+    plan: Plan,
     context: &Context<'_>,
-    make: impl FnOnce(Filler) -> Result<Entry, SourceError>,
-) -> Result<Entry, SourceError> {
-    let progress = context.progress;
-    let claim = context.cache.fill(content, &mut |_| {
+    bytes: impl FnOnce(&Filler) -> Result<Bytes, SourceError>,
+    work: impl FnOnce(Job, Bytes) -> Result<Entry, SourceError> + Send + 'static,
+) -> Result<Opened, SourceError> {
+    let progress = Arc::clone(context.progress);
+    let claim = context.cache.fill(plan.content.clone(), &mut |_| {
         progress.enter(Phase::Waiting);
         if progress.check().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
-    match claim? {
-        Claim::Entry(entry) => Ok(entry),
-        Claim::Filler(filler) => make(filler),
+    let filler = match claim? {
+        Claim::Entry(entry) => return Ok(Opened::Entry(entry)),
+        Claim::Filler(filler) => filler,
+    };
+    let bytes = bytes(&filler)?;
+    let data = match &bytes {
+        Bytes::Own(_) => DataFile::owned(filler.open_data()?),
+        Bytes::Borrowed(file, path, identity) => {
+            DataFile::borrowed(file.try_clone().map_err(|e| SourceError::read(path, e))?, *identity)
+        }
+    };
+    let (filesystem, grower) = Filesystem::filling(plan.order, data, plan.wishes);
+    let (ready, wait_ready) = sync_channel(1);
+    let failure = Arc::new(OnceLock::new());
+    let job = Job {
+        source: plan.source,
+        details: plan.details.clone(),
+        leave_out: plan.leave_out,
+        progress: Arc::clone(&progress),
+        grower: grower.clone(),
+        filler,
+        ready,
+    };
+    progress.enter(Phase::Reading);
+    let thread = std::thread::Builder::new().name("fill".into()).spawn({
+        let (progress, failure) = (Arc::clone(&progress), Arc::clone(&failure));
+        move || {
+            let result = work(job, bytes);
+            match &result {
+                Ok(_) => progress.enter(Phase::Done),
+                Err(error) => {
+                    grower.lose();
+                    let _ = failure.set(error.to_string());
+                }
+            }
+            result
+        }
+    });
+    let thread = thread.map_err(SourceError::Thread)?;
+    let mut fill = Fill {
+        content: plan.content,
+        details: plan.details,
+        progress,
+        failure,
+        thread: Some(thread),
+        entry: None,
+    };
+    match wait_ready.recv_timeout(plan.patience) {
+        Ok(()) | Err(RecvTimeoutError::Timeout) => Ok(Opened::Filling(filesystem, fill)),
+        Err(RecvTimeoutError::Disconnected) => {
+            fill.wait()?;
+            match fill.entry.take() {
+                Some(entry) => Ok(Opened::Entry(entry)),
+                None => Ok(Opened::Filling(filesystem, fill)),
+            }
+        }
     }
 }
 
-impl Job<'_> {
-    /// Reads a stream to its end: the bytes go to the data file, the entries into a tree.
-    pub fn fill_from_stream<R: BufRead>(
+impl Fill {
+    /// Waits until the entry is in the cache, or is known never to be.
+    pub fn wait(&mut self) -> Result<(), SourceError> {
+        if let Some(thread) = self.thread.take() {
+            let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            self.entry = Some(result?);
+        }
+        Ok(())
+    }
+
+    /// What the entry will hold.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// What is known of it.
+    pub fn details(&self) -> &Details {
+        &self.details
+    }
+
+    /// Why it came to nothing, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.progress.cancel();
+        if let Some(thread) = self.thread.take()
+            && let Ok(Err(error)) = thread.join()
+        {
+            tracing::debug!("given up: {error}");
+        }
+    }
+}
+
+/// Why the tree stopped growing.
+enum Stopped {
+    /// The stream is not what it should be; another one may be.
+    Stream(ScanError),
+    /// Nothing helps.
+    For(SourceError),
+}
+
+impl Job {
+    /// From here on somebody may look: what fails at once has not failed.
+    pub fn ready(&self) {
+        let _ = self.ready.try_send(());
+    }
+
+    /// Reads a stream to its end. One that breaks off is asked for `again`, and has to bring the same bytes.
+    pub fn run<R: BufRead>(
         self,
-        filler: Filler,
-        stream: R,
+        writer: DataWriter,
         end_mark: EndMark,
+        mut again: impl FnMut(usize) -> Result<Option<R>, SourceError>,
     ) -> Result<Entry, SourceError> {
-        self.progress.enter(Phase::Reading);
-        let stream = Watched { inner: stream, progress: self.progress };
-        let mut scanner = Scanner::new(Tee::new(stream, filler.create_data()?), end_mark);
-        let tree = self.grow(&mut scanner)?;
+        let Some(stream) = again(0)? else { return Err(SourceError::NoStream) };
+        let mut scanner = Scanner::new(Tee::new(self.watch(stream), writer), end_mark);
+        let mut attempt = 0;
+        while let Err(stopped) = self.grow(&mut scanner) {
+            let error = match stopped {
+                Stopped::Stream(error) => self.scan_error(error),
+                Stopped::For(error) => return Err(error),
+            };
+            if error.is_final() {
+                return Err(error);
+            }
+            let mut latest = error;
+            loop {
+                let Some(pause) = PAUSES.get(attempt) else { return Err(latest) };
+                attempt += 1;
+                tracing::warn!("{latest}; trying again");
+                self.pause(*pause)?;
+                match again(attempt).and_then(|stream| self.resume(stream, &mut scanner)) {
+                    Ok(true) => break,
+                    Ok(false) => return Err(latest),
+                    Err(error) if error.is_final() => return Err(error),
+                    Err(error) => latest = error,
+                }
+            }
+        }
         let data = Data::Own(scanner.into_input().into_writer().finish());
-        self.publish(filler, &tree, data)
+        self.publish(data)
     }
 
     /// Indexes a tar where it lies: its bytes are not copied.
-    pub fn fill_in_place(
+    pub fn run_in_place(
         self,
-        filler: Filler,
         file: &File,
-        path: &Path,
+        path: PathBuf,
         identity: FileIdentity,
     ) -> Result<Entry, SourceError> {
-        self.progress.enter(Phase::Reading);
         self.progress.expect_bytes(identity.size);
-        let input = Watched { inner: FileInput::new(file, identity.size), progress: self.progress };
-        let tree = self.grow(&mut Scanner::new(input, EndMark::Optional))?;
-        if FileIdentity::of(file).map_err(|e| SourceError::read(path, e))? != identity {
-            return Err(SourceError::ChangedMeanwhile(path.to_owned()));
+        let input = self.watch(FileInput::new(file, identity.size));
+        self.grow(&mut Scanner::new(input, EndMark::Optional)).map_err(|stopped| match stopped {
+            Stopped::Stream(error) => self.scan_error(error),
+            Stopped::For(error) => error,
+        })?;
+        if FileIdentity::of(file).map_err(|e| SourceError::read(&path, e))? != identity {
+            return Err(SourceError::ChangedMeanwhile(path));
         }
-        self.publish(filler, &tree, Data::Borrowed { path: path.to_owned(), identity })
+        self.publish(Data::Borrowed { path, identity })
     }
 
-    fn grow<R: TarInput>(&self, scanner: &mut Scanner<R>) -> Result<GrowingTree, SourceError> {
-        let mut tree = GrowingTree::new(Order::Any);
-        while let Some(entry) = scanner.next_entry().map_err(|e| self.scan_error(e))? {
-            self.progress.add_entries(1);
-            if !self.leave_out.contains(&entry.path.as_slice()) {
-                tree.insert(entry).map_err(|e| SourceError::content(self.source, e))?;
+    fn watch<R>(&self, inner: R) -> Watched<R> {
+        Watched { inner, progress: Arc::clone(&self.progress), grower: self.grower.clone() }
+    }
+
+    fn grow<R: TarInput>(&self, scanner: &mut Scanner<R>) -> Result<(), Stopped> {
+        let grown = |result: Result<(), crate::index::GrowError>| {
+            result.map_err(|e| Stopped::For(SourceError::content(&self.source, e)))
+        };
+        loop {
+            let confirmed = scanner.content_end();
+            let entry = scanner.next_entry().map_err(Stopped::Stream)?;
+            // Only a good header shows that what stands before it is not the words of a failing daemon.
+            self.grower.confirm(confirmed);
+            match entry {
+                None => return grown(self.grower.finish()),
+                Some(entry) => {
+                    self.progress.add_entries(1);
+                    if !self.leave_out.contains(&entry.path.as_slice()) {
+                        grown(self.grower.insert(entry))?;
+                    }
+                }
             }
         }
-        tree.finish().map_err(|e| SourceError::content(self.source, e))?;
-        Ok(tree)
     }
 
-    fn publish(self, filler: Filler, tree: &GrowingTree, data: Data) -> Result<Entry, SourceError> {
+    /// Lets a scanner go on with another stream, from where the last one was good. `false` if there is none.
+    fn resume<R: BufRead>(
+        &self,
+        stream: Option<R>,
+        scanner: &mut Scanner<Tee<Watched<R>, DataWriter>>,
+    ) -> Result<bool, SourceError> {
+        let Some(mut stream) = stream else { return Ok(false) };
+        let done = scanner.position();
+        self.pass_over(&mut stream, done)?;
+        let tee = scanner.input_mut();
+        tee.writer_mut().rewind(done)?;
+        tee.replace(self.watch(stream));
+        Ok(true)
+    }
+
+    /// Reads the first `done` bytes of a stream, which have to be those that the data file has already.
+    fn pass_over(&self, stream: &mut impl BufRead, done: u64) -> Result<(), SourceError> {
+        let data = self.filler.open_data()?;
+        let mut known = Vec::new();
+        let mut at = 0;
+        while at < done {
+            self.progress.check()?;
+            let here = stream.fill_buf().map_err(|e| SourceError::stream(&self.source, e))?;
+            self.grower.alive();
+            let n = here.len().min(usize::try_from(done - at).unwrap_or(usize::MAX));
+            known.resize(n, 0);
+            let same = data.read_exact_at(&mut known, at).is_ok() && known == here[..n];
+            if n == 0 || !same {
+                return Err(SourceError::Different(self.source.clone()));
+            }
+            stream.consume(n);
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    fn pause(&self, pause: Duration) -> Result<(), SourceError> {
+        const STEP: Duration = Duration::from_millis(50);
+        for _ in 0..pause.as_millis() / STEP.as_millis() {
+            self.progress.check()?;
+            std::thread::sleep(STEP);
+        }
+        Ok(())
+    }
+
+    fn publish(self, data: Data) -> Result<Entry, SourceError> {
         self.progress.enter(Phase::Finishing);
+        let Job { source, details, grower, filler, .. } = self;
         let index = filler.create_index()?;
-        let summary = write_index(tree, filler.key().as_bytes(), index).map_err(|e| filler.index_error(e))?;
+        let key = filler.key();
+        let summary = grower.with_tree(|tree| write_index(tree, key.as_bytes(), index));
+        let summary = summary.map_err(|e| filler.index_error(e))?;
         let about = About {
-            source: self.source.to_owned(),
+            source,
             entries: summary.entries,
             bytes: summary.bytes,
-            details: serde_json::to_value(self.details).unwrap_or_default(),
+            details: serde_json::to_value(details).unwrap_or_default(),
         };
-        Ok(filler.publish(about, vec![data])?)
+        let entry = filler.publish(about, vec![data])?;
+        grower.complete(Arc::clone(entry.index()) as _, entry.open_data()?);
+        Ok(entry)
     }
 
-    fn scan_error(&self, error: scan::ScanError) -> SourceError {
+    fn scan_error(&self, error: ScanError) -> SourceError {
         match error {
-            scan::ScanError::Io(error) => SourceError::stream(self.source, error),
-            other => SourceError::content(self.source, other),
+            ScanError::Io(error) => SourceError::stream(&self.source, error),
+            other => SourceError::content(&self.source, other),
         }
     }
 }
 
 /// A stream that tells how far it has come, and ends with an error once the task is cancelled.
-struct Watched<'a, R> {
+struct Watched<R> {
     inner: R,
-    progress: &'a Progress,
+    progress: Arc<Progress>,
+    grower: Grower,
 }
 
-impl<R: BufRead> Read for Watched<'_, R> {
+impl<R: BufRead> Read for Watched<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.fill_buf()?.read(buf)?;
         self.consume(n);
@@ -122,10 +366,12 @@ impl<R: BufRead> Read for Watched<'_, R> {
     }
 }
 
-impl<R: BufRead> BufRead for Watched<'_, R> {
+impl<R: BufRead> BufRead for Watched<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.progress.check().map_err(io::Error::other)?;
-        self.inner.fill_buf()
+        let here = self.inner.fill_buf()?;
+        self.grower.alive();
+        Ok(here)
     }
 
     fn consume(&mut self, n: usize) {
@@ -134,7 +380,7 @@ impl<R: BufRead> BufRead for Watched<'_, R> {
     }
 }
 
-impl TarInput for Watched<'_, FileInput<'_>> {
+impl TarInput for Watched<FileInput<'_>> {
     fn skip(&mut self, n: u64) -> io::Result<()> {
         self.progress.check().map_err(io::Error::other)?;
         self.inner.skip(n)?;

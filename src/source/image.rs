@@ -1,62 +1,99 @@
 //! Images that a daemon has.
 
 use std::ffi::OsStr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use super::fill::{self, Job};
+use super::ahead;
+use super::fill::{self, Bytes, Opened, Plan};
 use super::{Context, Details, SourceError};
 use crate::cache::{Content, Entry, Kind, Obtained};
-use crate::docker::{Daemon, HangUp, Image, ImageName};
+use crate::docker::{ByteStream, Daemon, DockerError, HangUp, Image, ImageName};
 use crate::image::Digest;
+use crate::index::Order;
 use crate::index::scan::EndMark;
 use crate::progress::{Phase, Progress};
 
 /// The mark that Docker puts into the root of every container. Images do not have it.
 const ADDED_BY_THE_DAEMON: &[&[u8]] = &[b".dockerenv"];
 
-/// The cache entry of an image, made if it is not there.
+/// Wishes that may be under way at one time.
+const MAX_WISHES: usize = 1024;
+
+/// Requests for single paths that the daemon is given at one time.
+const AHEAD: usize = 4;
+
+/// How long making a container may take before the mount is shown without it.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Opens an image, or starts to fetch it.
 ///
-/// An image that is named by its whole id and is in the cache is found without asking the daemon.
-pub(super) fn entry(source: &OsStr, name: &str, context: &Context<'_>) -> Result<Entry, SourceError> {
+/// One that is named by its whole id and is in the cache is found without asking the daemon.
+pub(super) fn open(source: &OsStr, name: &str, context: &Context<'_>) -> Result<Opened, SourceError> {
     context.progress.enter(Phase::Resolving);
     let name: ImageName = name.parse()?;
     if let Ok(id) = name.as_str().parse::<Digest>()
         && let Some(entry) = by_id(&id, context)?
     {
-        return Ok(entry);
+        return Ok(Opened::Entry(entry));
     }
     let daemon = Daemon::connect(&context.endpoint()?)?;
     let image = daemon.image(&name, context.platform)?;
-    let content = Content {
-        kind: Kind::Image,
-        identity: image.id.to_string(),
-        platform: Some(image.platform.clone()),
-        layers: image.layers.clone(),
-        obtained: Obtained::Export,
+    let (wishes, wished) = sync_channel(MAX_WISHES);
+    let plan = Plan {
+        content: Content {
+            kind: Kind::Image,
+            identity: image.id.to_string(),
+            platform: Some(image.platform.clone()),
+            layers: image.layers.clone(),
+            obtained: Obtained::Export,
+        },
+        source: source.to_owned(),
+        details: details(&image),
+        leave_out: ADDED_BY_THE_DAEMON,
+        order: Order::DepthFirst,
+        wishes: Some(wishes),
+        patience: PATIENCE,
     };
-    fill::claim(content, context, |filler| {
+    let bytes = |filler: &crate::cache::Filler| Ok(Bytes::Own(filler.create_data()?));
+    fill::open(plan, context, bytes, move |job, bytes| {
+        let Bytes::Own(writer) = bytes else { return Err(SourceError::NoStream) };
         if let Err(error) = daemon.sweep_orphans() {
             tracing::warn!("containers of killed runs may be left: {error}");
         }
         let container = daemon.throwaway(&image)?;
-        let stream = container.export()?;
-        let job = Job {
-            source,
-            details: details(&image),
-            leave_out: ADDED_BY_THE_DAEMON,
-            progress: context.progress,
-        };
-        let entry = hang_up_when_cancelled(stream.hang_up_handle(), context.progress, || {
-            job.fill_from_stream(filler, stream, EndMark::Required)
+        job.ready();
+        let (grower, progress) = (job.grower.clone(), std::sync::Arc::clone(&job.progress));
+        let wished = Mutex::new(wished);
+        let current = Current::default();
+        let result = std::thread::scope(|scope| {
+            for _ in 0..AHEAD {
+                scope.spawn(|| ahead::serve(&wished, &daemon, &container, ADDED_BY_THE_DAEMON, &grower));
+            }
+            scope.spawn(|| current.watch(&progress));
+            let result = job.run(writer, EndMark::Required, |_| {
+                let stream = container.export()?;
+                current.set(&stream);
+                Ok::<Option<ByteStream>, SourceError>(Some(stream))
+            });
+            // Nobody waits for what will not come, so that the scope can end.
+            if result.is_err() {
+                grower.lose();
+            }
+            current.end();
+            result
         });
         // The container goes either way; what went wrong first is what the user has to know.
-        let removed = container.remove();
-        let entry = entry?;
-        if let Err(error) = removed {
-            tracing::warn!("a container is left: {error}");
+        match (result, container.remove()) {
+            (Ok(entry), Err(error)) => {
+                tracing::warn!("a container is left: {error}");
+                Ok(entry)
+            }
+            (result, _) => result,
         }
-        Ok(entry)
     })
 }
 
@@ -80,21 +117,49 @@ fn details(image: &Image) -> Details {
     }
 }
 
-/// Does `work`, and meanwhile ends the stream as soon as the user has lost patience.
-fn hang_up_when_cancelled<T>(hang_up: HangUp, progress: &Progress, work: impl FnOnce() -> T) -> T {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                if progress.check().is_err() {
-                    hang_up.hang_up();
-                }
-                std::thread::park_timeout(Duration::from_millis(100));
+/// The stream that is being read, so that it can be ended when the user has lost patience.
+#[derive(Default)]
+struct Current {
+    stream: Mutex<Option<HangUp>>,
+    ended: AtomicBool,
+}
+
+impl Current {
+    fn set(&self, stream: &ByteStream) {
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.hang_up_handle());
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Looks now and then whether the task was cancelled, until it has ended.
+    fn watch(&self, progress: &Progress) {
+        while !self.ended.load(Ordering::Acquire) {
+            if progress.check().is_err()
+                && let Some(stream) = &*self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+            {
+                stream.hang_up();
             }
-        });
-        let result = work();
-        done.store(true, Ordering::Relaxed);
-        watcher.thread().unpark();
-        result
-    })
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl SourceError {
+    /// Whether trying again is no use.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            SourceError::Docker(error) => !matches!(
+                error,
+                DockerError::Cut { .. }
+                    | DockerError::Stalled { .. }
+                    | DockerError::TimedOut { .. }
+                    | DockerError::Unreachable { .. }
+                    | DockerError::Refused { status: 500.., .. }
+            ),
+            SourceError::Content { problem, .. } => !matches!(problem, super::error::ContentProblem::Scan(_)),
+            _ => true,
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! gives a [`Source`]: an identity and a table of mounts, each with its [`Filesystem`]. This is where the
 //! daemon and the cache meet; neither knows of the other. Knows nothing of FUSE or of the command line.
 
+mod ahead;
 mod error;
 mod fill;
 mod image;
@@ -19,7 +20,9 @@ use crate::cache::{Cache, Entry, Kind};
 use crate::docker::Endpoint;
 use crate::image::Platform;
 use crate::index::Filesystem;
-use crate::progress::Progress;
+use crate::progress::{Phase, Progress};
+
+use self::fill::{Fill, Opened};
 
 pub use error::SourceError;
 pub use spec::Spec;
@@ -33,7 +36,7 @@ pub struct Context<'a> {
     /// The platform that is wanted, where the user gave one.
     pub platform: Option<&'a Platform>,
     /// Told how far things are, and asked whether to go on.
-    pub progress: &'a Progress,
+    pub progress: &'a Arc<Progress>,
 }
 
 impl Context<'_> {
@@ -56,6 +59,7 @@ pub struct Source {
     pub details: Details,
     /// Its filesystems, by mount index. The root filesystem is the first.
     pub mounts: Vec<Mount>,
+    keep: Keep,
 }
 
 /// What is kept with a cache entry, so that it is known without asking the daemon again.
@@ -79,42 +83,70 @@ pub struct Mount {
     pub name: String,
     /// Where a container has it.
     pub destination: String,
-    /// The tree and its bytes.
+    /// The tree and its bytes, which may still be on their way.
     pub filesystem: Arc<Filesystem>,
-    /// Keeps the cache from evicting it.
-    _entry: Entry,
+}
+
+/// What keeps a source's filesystems alive.
+enum Keep {
+    /// A cache entry, which is not evicted as long as this is held.
+    Entry { _entry: Entry },
+    /// The making of one.
+    Fill(Fill),
 }
 
 /// The name of mount 0.
 pub const ROOTFS: &str = "rootfs";
 
-/// Finds a source and makes it ready to be served.
+/// Finds a source and makes it ready to be served, though it may not be complete: see [`Source::wait`].
 pub fn open(source: &OsStr, context: &Context<'_>) -> Result<Source, SourceError> {
-    let entry = match Spec::parse(source)? {
-        Spec::Image(name) => image::entry(source, &name, context)?,
-        Spec::Tar(path) => tarball::entry(source, &path, context)?,
+    let opened = match Spec::parse(source)? {
+        Spec::Image(name) => image::open(source, &name, context)?,
+        Spec::Tar(path) => tarball::open(source, &path, context)?,
     };
-    Source::of(source, entry, context)
+    Source::of(source, opened, context)
 }
 
 impl Source {
-    fn of(spelled: &OsStr, entry: Entry, context: &Context<'_>) -> Result<Source, SourceError> {
-        let meta = entry.meta().clone();
-        let filesystem = Arc::new(entry.filesystem()?);
-        context.progress.enter(crate::progress::Phase::Done);
+    fn of(spelled: &OsStr, opened: Opened, context: &Context<'_>) -> Result<Source, SourceError> {
+        let (content, details, filesystem, keep) = match opened {
+            Opened::Entry(entry) => {
+                context.progress.enter(Phase::Done);
+                let filesystem = Arc::new(entry.filesystem()?);
+                let meta = entry.meta().clone();
+                let details = serde_json::from_value(meta.about.details).unwrap_or_default();
+                (meta.content, details, filesystem, Keep::Entry { _entry: entry })
+            }
+            Opened::Filling(filesystem, fill) => {
+                (fill.content().clone(), fill.details().clone(), filesystem, Keep::Fill(fill))
+            }
+        };
+        let mount = Mount { name: ROOTFS.to_owned(), destination: "/".to_owned(), filesystem };
         Ok(Source {
             spelled: spelled.to_owned(),
-            kind: meta.content.kind,
-            identity: meta.content.identity,
-            platform: meta.content.platform,
-            details: serde_json::from_value(meta.about.details).unwrap_or_default(),
-            mounts: vec![Mount {
-                name: ROOTFS.to_owned(),
-                destination: "/".to_owned(),
-                filesystem,
-                _entry: entry,
-            }],
+            kind: content.kind,
+            identity: content.identity,
+            platform: content.platform,
+            details,
+            mounts: vec![mount],
+            keep,
         })
+    }
+
+    /// Waits until everything is in the cache.
+    pub fn wait(&mut self) -> Result<(), SourceError> {
+        match &mut self.keep {
+            Keep::Entry { .. } => Ok(()),
+            Keep::Fill(fill) => fill.wait(),
+        }
+    }
+
+    /// Why something will never come, if that is so.
+    pub fn failure(&self) -> Option<&str> {
+        match &self.keep {
+            Keep::Entry { .. } => None,
+            Keep::Fill(fill) => fill.failure(),
+        }
     }
 
     /// What `.imagefs.json` says.
@@ -128,8 +160,6 @@ impl Source {
                     "index": index,
                     "name": mount.name,
                     "destination": mount.destination,
-                    "entries": mount.filesystem.tree().summary().entries,
-                    "bytes": mount.filesystem.tree().summary().bytes,
                 })
             })
             .collect();

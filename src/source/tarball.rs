@@ -5,64 +5,103 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
-use super::fill::{self, Job};
+use super::fill::{self, Bytes, Opened, Plan};
 use super::{Context, Details, SourceError};
-use crate::cache::{Content, Entry, Kind, Obtained, tar_identity};
-use crate::index::FileIdentity;
+use crate::cache::{Content, Kind, Obtained, tar_identity};
 use crate::index::scan::EndMark;
+use crate::index::{FileIdentity, Order};
 use crate::progress::Phase;
 
-/// The most memory that unpacking may take, in bytes: what `xz -9` and `zstd --long=27` need, and some.
-const MAX_WINDOW: u64 = 256 << 20;
+/// The most memory that unpacking may take, in bytes: what `zstd --long=27` and `xz -9` need.
+const MAX_MEMORY: u64 = 128 << 20;
 
-/// The cache entry of a tar, made if it is not there.
-pub(super) fn entry(source: &OsStr, path: &Path, context: &Context<'_>) -> Result<Entry, SourceError> {
+/// How long to wait for an archive to be read whole, so that a bad one is refused at once.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Opens a tar, or starts to index it.
+pub(super) fn open(source: &OsStr, path: &Path, context: &Context<'_>) -> Result<Opened, SourceError> {
     context.progress.enter(Phase::Resolving);
-    let file = File::open(path).map_err(|e| SourceError::read(path, e))?;
-    let path = &std::fs::canonicalize(path).map_err(|e| SourceError::read(path, e))?;
-    let metadata = file.metadata().map_err(|e| SourceError::read(path, e))?;
+    let metadata = std::fs::metadata(path).map_err(|e| SourceError::read(path, e))?;
     if !metadata.is_file() {
         return Err(SourceError::NotAFile(path.to_owned()));
     }
-    let identity = FileIdentity::of(&file).map_err(|e| SourceError::read(path, e))?;
-    let content = Content {
-        kind: Kind::Tar,
-        identity: tar_identity(&identity),
-        platform: None,
-        layers: Vec::new(),
-        obtained: Obtained::File,
+    let file = File::open(path).map_err(|e| SourceError::read(path, e))?;
+    let path = std::fs::canonicalize(path).map_err(|e| SourceError::read(path, e))?;
+    let identity = FileIdentity::of(&file).map_err(|e| SourceError::read(&path, e))?;
+    let compression = Compression::of(&file).map_err(|e| SourceError::read(&path, e))?;
+    let plan = Plan {
+        content: Content {
+            kind: Kind::Tar,
+            identity: tar_identity(&identity),
+            platform: None,
+            layers: Vec::new(),
+            obtained: Obtained::File,
+        },
+        source: source.to_owned(),
+        details: Details::default(),
+        leave_out: &[],
+        order: Order::Any,
+        wishes: None,
+        patience: PATIENCE,
     };
-    fill::claim(content, context, |filler| {
-        let job = Job { source, details: Details::default(), leave_out: &[], progress: context.progress };
-        match unpacking(&file).map_err(|e| SourceError::read(path, e))? {
-            None => job.fill_in_place(filler, &file, path, identity),
-            Some(stream) => job.fill_from_stream(filler, stream, EndMark::Optional),
-        }
+    let packed = file.try_clone().map_err(|e| SourceError::read(&path, e))?;
+    let bytes = |filler: &crate::cache::Filler| match compression {
+        None => Ok(Bytes::Borrowed(file, path.clone(), identity)),
+        Some(_) => Ok(Bytes::Own(filler.create_data()?)),
+    };
+    fill::open(plan, context, bytes, move |job, bytes| match (bytes, compression) {
+        (Bytes::Own(writer), Some(compression)) => job.run(writer, EndMark::Optional, |attempt| {
+            // What a file holds does not change by being read again.
+            let stream = (attempt == 0).then(|| compression.unpack(&packed));
+            stream.transpose().map_err(|e| SourceError::read(Path::new(""), e))
+        }),
+        (Bytes::Borrowed(file, path, identity), _) => job.run_in_place(&file, path, identity),
+        (Bytes::Own(_), None) => Err(SourceError::NoStream),
     })
 }
 
-/// The unpacked bytes of a file that is compressed, which its first bytes tell; `None` if it is not.
-fn unpacking(file: &File) -> io::Result<Option<Box<dyn BufRead + '_>>> {
-    let mut magic = [0; 6];
-    let n = file.read_at(&mut magic, 0)?;
-    let packed = BufReader::with_capacity(1 << 17, file);
-    const OUT: usize = 1 << 17;
-    Ok(match &magic[..n] {
-        [0x1f, 0x8b, ..] => {
-            Some(Box::new(BufReader::with_capacity(OUT, flate2::bufread::MultiGzDecoder::new(packed))))
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
-            decoder.window_log_max(MAX_WINDOW.ilog2())?;
-            Some(Box::new(BufReader::with_capacity(OUT, decoder)))
-        }
-        b"\xfd7zXZ\0" => {
-            let decoder =
-                liblzma::stream::Stream::new_stream_decoder(MAX_WINDOW, liblzma::stream::CONCATENATED)?;
-            let decoder = liblzma::bufread::XzDecoder::new_stream(packed, decoder);
-            Some(Box::new(BufReader::with_capacity(OUT, decoder)))
-        }
-        _ => None,
-    })
+/// How a file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    Gzip,
+    Zstd,
+    Xz,
+}
+
+impl Compression {
+    /// What the first bytes of a file tell; `None` if it is not compressed.
+    fn of(file: &File) -> io::Result<Option<Compression>> {
+        let mut magic = [0; 6];
+        let n = file.read_at(&mut magic, 0)?;
+        Ok(match &magic[..n] {
+            [0x1f, 0x8b, ..] => Some(Compression::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Compression::Zstd),
+            b"\xfd7zXZ\0" => Some(Compression::Xz),
+            _ => None,
+        })
+    }
+
+    /// All that was compressed, members and frames one behind the other included.
+    fn unpack(self, file: &File) -> io::Result<Box<dyn BufRead + '_>> {
+        const SIZE: usize = 1 << 17;
+        let packed = BufReader::with_capacity(SIZE, file);
+        Ok(match self {
+            Compression::Gzip => {
+                Box::new(BufReader::with_capacity(SIZE, flate2::bufread::MultiGzDecoder::new(packed)))
+            }
+            Compression::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
+                decoder.window_log_max(MAX_MEMORY.ilog2())?;
+                Box::new(BufReader::with_capacity(SIZE, decoder))
+            }
+            Compression::Xz => {
+                let stream =
+                    liblzma::stream::Stream::new_stream_decoder(MAX_MEMORY, liblzma::stream::CONCATENATED)?;
+                let decoder = liblzma::bufread::XzDecoder::new_stream(packed, stream);
+                Box::new(BufReader::with_capacity(SIZE, decoder))
+            }
+        })
+    }
 }

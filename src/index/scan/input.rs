@@ -27,6 +27,27 @@ pub trait TarInput: BufRead {
 
 impl TarInput for &[u8] {}
 
+/// Any stream, of which nothing is known but that it can be read.
+pub struct Forward<R>(pub R);
+
+impl<R: BufRead> Read for Forward<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl<R: BufRead> BufRead for Forward<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.0.consume(n);
+    }
+}
+
+impl<R: BufRead> TarInput for Forward<R> {}
+
 /// A tar that lies in a seekable file: contents are passed over without being read.
 pub struct FileInput<'a> {
     file: &'a File,
@@ -99,6 +120,17 @@ impl<R: BufRead, W: Write> Tee<R, W> {
     /// Copies what is read of `from` to `to`.
     pub fn new(from: R, to: W) -> Tee<R, W> {
         Tee { from, to, written: 0 }
+    }
+
+    /// Goes on with another stream.
+    pub fn replace(&mut self, from: R) {
+        self.from = from;
+        self.written = 0;
+    }
+
+    /// The writer.
+    pub fn writer_mut(&mut self) -> &mut W {
+        &mut self.to
     }
 
     /// The writer, to which everything that was seen has been written.

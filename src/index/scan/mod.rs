@@ -17,7 +17,7 @@ use self::header::{BLOCK, RawHeader, until_nul};
 use self::pax::PaxHeader;
 use super::{FileType, Timestamp};
 
-pub use self::input::{FileInput, TarInput, Tee};
+pub use self::input::{FileInput, Forward, TarInput, Tee};
 
 /// The most that the headers of one entry may take, in bytes.
 const MAX_METADATA: u64 = 1 << 20;
@@ -222,6 +222,16 @@ impl<R: TarInput> Scanner<R> {
         self.position
     }
 
+    /// Where the content of the last entry ends, with its padding.
+    pub fn content_end(&self) -> u64 {
+        self.position.saturating_add(self.behind)
+    }
+
+    /// The input, to be exchanged for another one after an error.
+    pub fn input_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// The input, after the last entry.
     pub fn into_input(self) -> R {
         self.input
@@ -229,8 +239,19 @@ impl<R: TarInput> Scanner<R> {
 
     /// The next entry; `None` once the archive has ended as it should.
     ///
-    /// When an entry is handed out, its content need not have been read yet.
+    /// When an entry is handed out, its content need not have been read yet. After an error the scanner is where
+    /// it was before: [`Scanner::position`] is the byte from which another input has to go on.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, ScanError> {
+        let before = (self.position, self.behind);
+        let result = self.read_entry();
+        if result.is_err() {
+            (self.position, self.behind) = before;
+            self.finished = false;
+        }
+        result
+    }
+
+    fn read_entry(&mut self) -> Result<Option<Entry>, ScanError> {
         let mut pending = Pending::default();
         let start = self.position + self.behind;
         while !self.finished {
