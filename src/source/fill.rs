@@ -27,9 +27,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2
 /// What came of a source.
 pub(super) enum Opened {
     /// Its entry is in the cache.
-    Entry(Entry),
+    Entry(Box<Entry>),
     /// It is being filled.
-    Filling(Arc<Filesystem>, Fill),
+    Filling(Arc<Filesystem>, Box<Fill>),
 }
 
 /// A cache entry that is being made in the background. Dropped, it is given up.
@@ -91,7 +91,7 @@ pub(super) fn open(
         if progress.check().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     let filler = match claim? {
-        Claim::Entry(entry) => return Ok(Opened::Entry(entry)),
+        Claim::Entry(entry) => return Ok(Opened::Entry(Box::new(entry))),
         Claim::Filler(filler) => filler,
     };
     let bytes = bytes(&filler)?;
@@ -138,12 +138,12 @@ pub(super) fn open(
         entry: None,
     };
     match wait_ready.recv_timeout(plan.patience) {
-        Ok(()) | Err(RecvTimeoutError::Timeout) => Ok(Opened::Filling(filesystem, fill)),
+        Ok(()) | Err(RecvTimeoutError::Timeout) => Ok(Opened::Filling(filesystem, Box::new(fill))),
         Err(RecvTimeoutError::Disconnected) => {
             fill.wait()?;
             match fill.entry.take() {
-                Some(entry) => Ok(Opened::Entry(entry)),
-                None => Ok(Opened::Filling(filesystem, fill)),
+                Some(entry) => Ok(Opened::Entry(Box::new(entry))),
+                None => Ok(Opened::Filling(filesystem, Box::new(fill))),
             }
         }
     }

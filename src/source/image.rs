@@ -38,7 +38,7 @@ pub(super) fn open(source: &OsStr, name: &str, context: &Context<'_>) -> Result<
     if let Ok(id) = name.as_str().parse::<Digest>()
         && let Some(entry) = by_id(&id, context)?
     {
-        return Ok(Opened::Entry(entry));
+        return Ok(Opened::Entry(Box::new(entry)));
     }
     let daemon = Daemon::connect(&context.endpoint()?)?;
     let image = daemon.image(&name, context.platform)?;

@@ -90,9 +90,9 @@ pub struct Mount {
 /// What keeps a source's filesystems alive.
 enum Keep {
     /// A cache entry, which is not evicted as long as this is held.
-    Entry { _entry: Entry },
+    Entry { _entry: Box<Entry> },
     /// The making of one.
-    Fill(Fill),
+    Fill(Box<Fill>),
 }
 
 /// The name of mount 0.
