@@ -2,16 +2,17 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`view`] | the filesystem's answers: runs and is tested without a kernel |
-//! | [`symlink`] | how a symlink's target is kept inside its mount |
-//! | [`node`] | how a session numbers its inodes |
-//! | [`errno`] | which error number an error becomes |
-//! | [`adapter`] | FUSE requests to answers and back |
-//! | [`session`] | one live mount: from INIT to the last unmount |
-//! | [`attach`] | mounting and unmounting, directly or through `fusermount3` |
-//! | [`standing`] | what is mounted at a path |
+//! | `view` | the filesystem's answers: runs and is tested without a kernel |
+//! | `symlink` | how a symlink's target is kept inside its mount |
+//! | `node` | how a session numbers its inodes |
+//! | `errno` | which error number an error becomes |
+//! | `adapter` | FUSE requests to answers and back |
+//! | `session` | one live mount: from INIT to the last unmount |
+//! | `attach` | mounting and unmounting, directly or through `fusermount3` |
+//! | `standing` | what is mounted at a path |
+//! | `error` | why a session cannot begin or end, and what to do |
 //!
-//! Uses `index` and nothing else of the crate. Only [`adapter`] and [`session`] may import `fuser`.
+//! Uses `index` and nothing else of the crate. Only `adapter` and `session` may import `fuser`.
 
 mod adapter;
 mod attach;
