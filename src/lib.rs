@@ -25,5 +25,6 @@ pub mod fuse;
 pub mod image;
 pub mod index;
 pub mod oci;
+pub mod owner;
 pub mod progress;
 pub mod source;
