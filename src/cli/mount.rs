@@ -98,8 +98,9 @@ impl MountArgs {
 
 /// Lays out what a source has as the options want it.
 fn view(source: &Source, options: &MountOptions) -> Result<View, CommandError> {
-    let description = serde_json::to_vec_pretty(&source.describe())
+    let mut description = serde_json::to_vec_pretty(&source.describe())
         .map_err(|e| CommandError::new(Kind::Failed, "cannot describe the source as JSON").caused_by(e))?;
+    description.push(b'\n');
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mounts = source.mounts.iter().enumerate().map(|(index, mount)| ViewMount {
         name: mount.name.clone().into(),
