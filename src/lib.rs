@@ -11,6 +11,7 @@
 //! | room | what happens there | may use |
 //! |---|---|---|
 //! | [`cache`] | finished filesystems on the disk: keys, locks, publication, eviction | [`index`], [`image`] |
+//! | [`cli`] | the command line: all printing, going to the background, exit statuses | everything |
 //! | [`docker`] | the daemon: finds images and containers, streams what they hold | nothing of ours |
 //! | [`fuse`] | the filesystem's answers, the kernel's requests, the life of a mount | `index` |
 //! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
@@ -20,10 +21,12 @@
 #![deny(unsafe_code)]
 
 pub mod cache;
+pub mod cli;
 pub mod docker;
 pub mod fuse;
 pub mod image;
 pub mod index;
 pub mod oci;
+pub mod owner;
 pub mod progress;
 pub mod source;

@@ -1,6 +1,8 @@
 //! Every integration test, in one binary. The tiers are the modules: `cargo test --test all cli::` runs one.
 
+mod background;
 mod cache;
+mod cli;
 mod docker;
 mod fixtures;
 mod index;

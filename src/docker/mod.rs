@@ -4,7 +4,7 @@
 //! [`Throwaway`] container, which is never started, makes it readable, and a [`ByteStream`] brings the bytes.
 //! Nothing is ever pulled, started or written to.
 //!
-//! tokio and bollard are known in this room only. Must not import anything of the crate but its words (`image`).
+//! tokio and bollard are known in this room only. Must not import anything of the crate but its words (`image`, `owner`).
 
 mod client;
 mod container;
@@ -12,7 +12,6 @@ mod endpoint;
 mod error;
 mod files;
 mod image;
-mod owner;
 mod reference;
 mod stream;
 mod throwaway;

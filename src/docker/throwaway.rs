@@ -1,6 +1,6 @@
 //! Containers that exist only to be read: made, never started, and removed whatever happens.
 //!
-//! Must not import anything of the crate outside `docker`.
+//! Must not import anything of the crate outside `docker` but its words.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,12 +10,15 @@ use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions};
 use serde::Deserialize;
 
 use super::client::encode;
-use super::owner::{self, Owner};
 use super::{ByteStream, Container, ContainerId, Daemon, DockerError, Image, PathStat};
 use crate::image::Digest;
+use crate::owner::Owner;
 
 /// What every name of ours begins with.
 const NAME_PREFIX: &str = "imagefs-";
+
+/// The label that carries an [`Owner`].
+const LABEL: &str = "imagefs.owner";
 
 /// A container that was never started, removed with its anonymous volumes when this is dropped.
 ///
@@ -72,7 +75,7 @@ impl Daemon {
     /// The daemon does not answer the listing. A container that cannot be removed is logged and left.
     pub fn sweep_orphans(&self) -> Result<usize, DockerError> {
         let Ok(here) = Owner::this_process() else { return Ok(0) };
-        let filters = format!(r#"{{"label":["{}"],"status":["created"]}}"#, owner::LABEL);
+        let filters = format!(r#"{{"label":["{}"],"status":["created"]}}"#, LABEL);
         let target = format!("/containers/json?all=true&filters={}", encode(filters.as_bytes()));
         let doing = "list leftover containers";
         let listed: Vec<Listed> = self.client.get_json(&target, doing, self.client.patience.answer)?;
@@ -96,7 +99,7 @@ impl Daemon {
             image: Some(image.to_string()),
             // Never run, but wanted: an image may have no command, and then no container is made without.
             cmd: Some(vec!["/".into()]),
-            labels: Some(HashMap::from([(owner::LABEL.into(), owner)])),
+            labels: Some(HashMap::from([(LABEL.into(), owner)])),
             network_disabled: Some(true),
             host_config: Some(HostConfig { network_mode: Some("none".into()), ..host }),
             ..ContainerCreateBody::default()
@@ -188,7 +191,7 @@ impl Listed {
     /// Whether this is ours beyond doubt, and nobody's any more. A label alone is no proof: images bring theirs.
     fn is_orphan(&self, here: &Owner) -> bool {
         let ours = |name: &String| name.strip_prefix('/').unwrap_or(name).starts_with(NAME_PREFIX);
-        let owner = self.labels.as_ref().and_then(|labels| Owner::from_label(labels.get(owner::LABEL)?));
+        let owner = self.labels.as_ref().and_then(|labels| Owner::from_label(labels.get(LABEL)?));
         self.names.iter().flatten().any(ours) && owner.is_some_and(|owner| owner.is_gone(here))
     }
 }
@@ -211,7 +214,7 @@ mod tests {
 
     fn listed(name: &str, owner: &str) -> Listed {
         let json = serde_json::json!({
-            "Id": "ab".repeat(32), "Names": [name], "Labels": { owner::LABEL: owner, "other": "x" },
+            "Id": "ab".repeat(32), "Names": [name], "Labels": { LABEL: owner, "other": "x" },
         });
         serde_json::from_value(json).unwrap()
     }

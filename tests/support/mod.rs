@@ -13,7 +13,7 @@ mod sandbox;
 
 pub use daemon::{Container, Daemon};
 pub use manifest::Manifest;
-pub use sandbox::{Outcome, Sandbox};
+pub use sandbox::{Outcome, Sandbox, wait_until};
 
 use std::process::Command;
 

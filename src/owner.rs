@@ -1,29 +1,30 @@
-//! Who made a throwaway container, and whether that process is gone.
+//! Who holds something that must not outlive its holder, and whether that process is gone.
 //!
-//! A throwaway container that its maker could not remove (it was killed) is removed by the next run. The label on
-//! it must therefore tell, without a doubt, a process that is gone from one that lives: on this machine, in another
-//! pid namespace of it, or on another machine that shares the daemon. In doubt, the owner counts as alive.
+//! A throwaway container or a mount that its maker could not remove (it was killed) is removed by a later run. What is
+//! written on it must therefore tell, without a doubt, a process that is gone from one that lives: on this machine, in
+//! another pid namespace of it, or on another machine that shares the daemon. In doubt, the owner counts as alive.
 //! Must not import anything of the crate but its words.
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, test_kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, test_kill_process};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::image::Digest;
-
-/// The label that carries an [`Owner`].
-pub(super) const LABEL: &str = "imagefs.owner";
 
 /// The inode number of the initial pid namespace: `PROC_PID_INIT_INO` in Linux's `include/linux/proc_ns.h`.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// A process, named so that no other process ever has the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Owner {
+pub struct Owner {
     /// A hash of `/etc/machine-id`, which itself is not to be published; empty where there is none.
     machine: String,
     /// `/proc/sys/kernel/random/boot_id`
@@ -40,7 +41,7 @@ impl Owner {
     ///
     /// # Errors
     /// `/proc` is not there, or not that of this process's pid namespace.
-    pub(super) fn this_process() -> io::Result<Owner> {
+    pub fn this_process() -> io::Result<Owner> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
         let pid_namespace = fs::metadata("/proc/self/ns/pid")?.ino();
         let pid = rustix::process::getpid().as_raw_nonzero().get();
@@ -53,18 +54,47 @@ impl Owner {
         Ok(Owner { machine: machine(), boot, pid_namespace, pid, started })
     }
 
-    /// The label's value.
-    pub(super) fn to_label(&self) -> String {
+    /// Its process id, in its own pid namespace.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// A file name that no other owner on this machine has in this boot and pid namespace.
+    pub fn file_stem(&self) -> String {
+        format!("{}-{}", self.pid, self.started)
+    }
+
+    /// Whether this owner may still be there, as seen by this process.
+    pub fn is_alive(&self) -> bool {
+        Owner::this_process().map_or(true, |here| !self.is_gone(&here))
+    }
+
+    /// A hold on the process; `None` if it is gone, or out of reach in another pid namespace.
+    pub fn handle(&self) -> io::Result<Option<ProcessHandle>> {
+        let here = Owner::this_process()?;
+        let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.pid_namespace == here.pid_namespace) else {
+            return Ok(None);
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            // Asked once the process is held: if it is the right one now, it stays so.
+            Ok(pidfd) => Ok((!self.is_gone(&here)).then_some(ProcessHandle(pidfd))),
+            Err(Errno::SRCH) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// What a label of a container says of it.
+    pub fn to_label(&self) -> String {
         serde_json::json!(self).to_string()
     }
 
-    /// The owner that a label's value names, if it names one.
-    pub(super) fn from_label(label: &str) -> Option<Owner> {
+    /// The owner that a label names, if it names one.
+    pub fn from_label(label: &str) -> Option<Owner> {
         serde_json::from_str(label).ok()
     }
 
     /// Whether this owner is gone for certain, as seen by the process `here`.
-    pub(super) fn is_gone(&self, here: &Owner) -> bool {
+    pub fn is_gone(&self, here: &Owner) -> bool {
         if self.boot == here.boot {
             // Pids of another namespace mean nothing here.
             return self.pid_namespace == here.pid_namespace
@@ -80,6 +110,34 @@ impl Owner {
             && !self.machine.is_empty()
             && self.pid_namespace == INITIAL_PID_NAMESPACE
             && here.pid_namespace == INITIAL_PID_NAMESPACE
+    }
+}
+
+/// Holds a process, so that no other can be mistaken for it; see pidfd_open(2).
+#[derive(Debug)]
+pub struct ProcessHandle(OwnedFd);
+
+impl ProcessHandle {
+    /// Sends SIGTERM. A process that has ended meanwhile is no error.
+    pub fn terminate(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.0, Signal::TERM) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Waits until the process has ended, for no longer than `limit`; tells whether it has.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
+                Ok(ended) => return Ok(ended > 0),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
 }
 
@@ -99,7 +157,7 @@ fn started(pid: i32) -> Started {
     };
     // A /proc mounted with hidepid shows no processes of other users, and kill(2) does not hide them.
     match test_kill_process(pid) {
-        Err(rustix::io::Errno::SRCH) => Started::Gone,
+        Err(Errno::SRCH) => Started::Gone,
         _ => match fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
             Ok(stat) => parse_stat(&stat),
             Err(_) => Started::Unknown,
@@ -163,6 +221,22 @@ mod tests {
         assert!(owner.is_gone(&here()), "dead, and not reaped");
         child.wait().unwrap();
         assert!(owner.is_gone(&here()), "dead and reaped");
+    }
+
+    #[test]
+    fn a_process_that_is_held_can_be_ended_and_waited_for() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id() as i32;
+        let Started::At(started) = started(pid) else { panic!("a running child shows its start") };
+        let owner = Owner { pid, started, ..here() };
+        assert!(Owner { started: started + 1, ..owner.clone() }.handle().unwrap().is_none());
+        let handle = owner.handle().unwrap().unwrap();
+        assert!(!handle.wait(Duration::ZERO).unwrap());
+        handle.terminate().unwrap();
+        assert!(handle.wait(Duration::from_secs(60)).unwrap());
+        child.wait().unwrap();
+        handle.terminate().unwrap();
+        assert!(owner.handle().unwrap().is_none());
     }
 
     #[test]

@@ -1,0 +1,178 @@
+//! The command line: what the user says, and what the user is told.
+//!
+//! One file a verb; its doc comments are its help text. Everything printed goes through [`printer`], every failure
+//! becomes a [`CommandError`](error::CommandError), which decides the exit status. May use everything of the crate;
+//! nothing uses it.
+
+mod background;
+mod bar;
+mod cache;
+mod error;
+mod logging;
+mod mount;
+mod mountpoint;
+mod mounts;
+mod options;
+mod printer;
+mod runtime_dir;
+mod serve;
+mod sessions;
+mod size;
+mod text;
+mod umount;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
+
+use error::{CommandError, EXIT_STATUS_HELP};
+use printer::Printer;
+use runtime_dir::Surroundings;
+use sessions::Register;
+
+use crate::cache::Cache;
+use crate::image::Platform;
+use crate::progress::Progress;
+use crate::source;
+
+/// Look inside container images and containers without unpacking, running or pulling them
+///
+/// imagefs presents an image that the Docker or Podman daemon has, or a tar of a root filesystem, as a read-only
+/// directory tree: list it, search it, read it, compare it with the tools you have.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = EXIT_STATUS_HELP, propagate_version = false)]
+struct CommandLine {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+struct GlobalArgs {
+    /// Log what happens; twice: how; three times: everything
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+    /// Print nothing but results and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Write the log to FILE
+    ///
+    /// Without it, the log goes to standard error, and that of a mount in the background to a file that `imagefs mounts
+    /// --json` names. What is logged is also set by RUST_LOG, as in RUST_LOG=imagefs=debug.
+    #[arg(long, global = true, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// Keep the cache in DIR
+    ///
+    /// Without it, the cache is in $XDG_CACHE_HOME/imagefs or ~/.cache/imagefs.
+    #[arg(long, global = true, value_name = "DIR", env = "IMAGEFS_CACHE_DIR", hide_env_values = true)]
+    cache_dir: Option<PathBuf>,
+    #[arg(long = background::SERVER_FLAG, hide = true)]
+    server: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(mount::MountArgs),
+    #[command(visible_alias = "unmount")]
+    Umount(umount::UmountArgs),
+    Mounts(mounts::MountsArgs),
+    Cache(cache::CacheArgs),
+}
+
+impl Command {
+    fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
+        match self {
+            Command::Mount(args) => args.run(context),
+            Command::Umount(args) => args.run(context),
+            Command::Mounts(args) => args.run(context),
+            Command::Cache(args) => args.run(context),
+        }
+    }
+}
+
+/// How a source is found; the same for every verb that takes one.
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// The daemon to ask, as in unix:///run/podman/podman.sock
+    ///
+    /// Without it, the daemon that the docker command would ask: DOCKER_HOST, then the current docker context, then
+    /// unix:///var/run/docker.sock.
+    #[arg(short = 'H', long, value_name = "URL")]
+    host: Option<String>,
+    /// The platform that the image must be for, as in linux/arm64
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+}
+
+impl SourceArgs {
+    fn context<'a>(&'a self, cache: &'a Cache, progress: &'a Progress) -> source::Context<'a> {
+        source::Context { cache, host: self.host.as_deref(), platform: self.platform.as_ref(), progress }
+    }
+}
+
+/// What every verb works with.
+struct Context {
+    global: GlobalArgs,
+    printer: Printer,
+}
+
+impl Context {
+    /// The cache directory that the user chose, if any.
+    fn cache_dir(&self) -> Option<PathBuf> {
+        self.global.cache_dir.clone().filter(|dir| !dir.as_os_str().is_empty())
+    }
+
+    fn cache(&self) -> Result<Cache, CommandError> {
+        Ok(Cache::open(self.cache_dir())?)
+    }
+
+    fn register(&self) -> Result<Register, CommandError> {
+        let surroundings = Surroundings::of_this_process();
+        let dir = surroundings.runtime_dir();
+        runtime_dir::prepare(&dir, surroundings.uid)?;
+        Ok(Register::new(dir))
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let CommandLine { global, command } = CommandLine::parse();
+    let writer = if global.server { logging::Writer::Server } else { logging::Writer::Command };
+    let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
+    let begun = logging::begin(verbosity, writer, global.log_file.as_deref());
+    let context = Context { printer: Printer::new(global.quiet), global };
+    begun.and_then(|()| command.run(&context)).unwrap_or_else(|error| {
+        context.printer.error(&error);
+        ExitCode::from(error.kind().exit_status())
+    })
+}
+
+/// The whole command line, for those who write its manual.
+pub fn command() -> clap::Command {
+    CommandLine::command()
+}
+
+/// The present time as RFC 3339, in UTC.
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    rfc3339(u64::try_from(now.as_second()).unwrap_or(0)).unwrap_or_else(|| now.to_string())
+}
+
+/// A time, given in seconds since 1970-01-01 UTC, as RFC 3339.
+fn rfc3339(seconds: u64) -> Option<String> {
+    let time = jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+    Some(time.to_string())
+}
+
+/// The candidate that was probably meant by `word`, if any is near enough.
+fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.chars().count().max(3) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}

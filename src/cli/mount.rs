@@ -1,0 +1,124 @@
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use clap::Args;
+
+use super::background::{self, Detached};
+use super::error::{CommandError, Kind};
+use super::mountpoint::Mountpoint;
+use super::options::MountOptions;
+use super::serve::{Prepared, serve};
+use super::{Context, SourceArgs};
+use crate::fuse::{SessionConfig, View, ViewMount, ViewOptions};
+use crate::index::Timestamp;
+use crate::source::{self, Source};
+
+const EXAMPLES: &str = "\
+Examples:
+  imagefs mount python:3.12 /mnt/py            then look into /mnt/py/rootfs
+  imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
+  imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain, gzip, zstd or xz
+  imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked
+
+Mount options, given by -o as for mount(8):
+  ro                 accepted; a mount is always read-only
+  flat               the root filesystem at MOUNTPOINT, not MOUNTPOINT/rootfs
+  symlinks=contain   links out of the image stay inside it (default)
+  symlinks=raw       links as they are stored
+  xattr=auto|on|off  extended attributes; auto (default): if there are any
+  allow_other        let other users in; file permissions then apply to all
+  uid=N, gid=N       show everything as owned by this user, this group
+  suid, dev          setuid bits and device files take effect; root only
+  fsname=NAME        what df(1) and mount(8) show as the source
+
+Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
+
+/// Mount an image or a tar as a read-only directory tree
+///
+/// Returns when the mount answers; a server goes on in the background until it is unmounted. The first mount of an
+/// image reads all of it from the daemon into the cache, later ones are there at once. Nothing is pulled, and no container
+/// is started.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct MountArgs {
+    /// A local image (a name, NAME@sha256:…, or an id, also a short one), or a tar of a root filesystem
+    ///
+    /// What begins with /, ./ or ../, or is the name of a file here, is a tar; everything else is an image. To say which,
+    /// write tar:PATH or docker-daemon:NAME.
+    source: OsString,
+    /// An empty directory
+    mountpoint: PathBuf,
+    /// Mount options, as for mount(8): see the end of --help
+    #[arg(short, value_name = "OPTION[,…]")]
+    options: Vec<String>,
+    /// Stay in the foreground, and unmount on Ctrl-C
+    #[arg(short, long)]
+    foreground: bool,
+    /// Make MOUNTPOINT, and remove it after unmounting
+    #[arg(long)]
+    mkdir: bool,
+    #[command(flatten)]
+    source_args: SourceArgs,
+}
+
+impl MountArgs {
+    /// Does it.
+    pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
+        let root = rustix::process::geteuid().is_root();
+        let options = MountOptions::parse(&self.options, root)?;
+        if !self.foreground && !context.global.server {
+            return background::launch();
+        }
+        let detached = if context.global.server { Some(Detached::begin()?) } else { None };
+        let cache = context.cache()?;
+        let mountpoint = Mountpoint::check(&self.mountpoint, self.mkdir, cache.dir())?;
+        serve(context, &self.source, &mountpoint, detached, |progress| {
+            let source = source::open(&self.source, &self.source_args.context(&cache, progress))?;
+            let config = SessionConfig {
+                fsname: options.fsname.clone().map_or_else(|| self.source.clone(), OsString::from),
+                allow_other: options.allow_other,
+                suid: options.suid,
+                dev: options.dev,
+                ..SessionConfig::new(&mountpoint.path)
+            };
+            let (mut bytes, mut entries) = (0_u64, 0_u64);
+            for mount in &source.mounts {
+                let summary = mount.filesystem.tree().summary();
+                bytes = bytes.saturating_add(summary.bytes);
+                entries = entries.saturating_add(summary.entries);
+            }
+            let view = view(&source, &options)?;
+            Ok(Prepared { view, config, id: source.identity.clone(), bytes, entries, hold: source })
+        })
+    }
+}
+
+/// Lays out what a source has as the options want it.
+fn view(source: &Source, options: &MountOptions) -> Result<View, CommandError> {
+    let mut description = serde_json::to_vec_pretty(&source.describe())
+        .map_err(|e| CommandError::new(Kind::Failed, "cannot describe the source as JSON").caused_by(e))?;
+    description.push(b'\n');
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mounts = source.mounts.iter().enumerate().map(|(index, mount)| ViewMount {
+        name: mount.name.clone().into(),
+        destination: (index > 0).then(|| mount.destination.clone().into()),
+        filesystem: Arc::clone(&mount.filesystem),
+    });
+    let options = ViewOptions {
+        flat: options.flat,
+        symlinks: options.symlinks,
+        xattrs: options.xattr,
+        uid: options.uid,
+        gid: options.gid,
+        description,
+        mtime: Timestamp {
+            secs: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
+            nanos: since_epoch.subsec_nanos(),
+        },
+    };
+    View::new(mounts.collect(), options)
+        .map_err(|e| CommandError::new(Kind::Input, "cannot lay out the container mounts").caused_by(e))
+}

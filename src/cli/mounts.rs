@@ -1,0 +1,192 @@
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::error::CommandError;
+use super::printer::name;
+use super::sessions::{Record, Register, Stage};
+use super::text;
+use super::{Context, size};
+use crate::fuse::{Standing, standing};
+
+const STATES: &str = "\
+States:
+  filling  the source is being read
+  ready    all of it is there
+  ending   it is being unmounted
+  hung     its server does not answer
+  stale    its server is gone; `imagefs umount` cleans up, and so does
+           mounting there again";
+
+/// List what is mounted
+///
+/// Shows every mount that you made and that is still there: where it is, what it shows, the process that serves it, since
+/// when, and its state.
+#[derive(Debug, Args)]
+#[command(after_long_help = STATES)]
+pub struct MountsArgs {
+    /// Print a JSON array, with sizes, log files and full ids
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a mount does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The source is being read.
+    Filling,
+    /// All of it is there.
+    Ready,
+    /// It is being unmounted.
+    Ending,
+    /// Its server does not answer.
+    Hung,
+    /// Its server is gone.
+    Stale,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            State::Filling => "filling",
+            State::Ready => "ready",
+            State::Ending => "ending",
+            State::Hung => "hung",
+            State::Stale => "stale",
+        }
+    }
+}
+
+/// How a mount does: what its record says, by what the kernel says. `None` if nothing of it is left but the record.
+pub fn state(stage: Stage, server_alive: bool, standing: &Standing) -> Option<State> {
+    match (server_alive, standing) {
+        (true, Standing::Hung) => Some(State::Hung),
+        (true, Standing::Live) => Some(match stage {
+            Stage::Filling => State::Filling,
+            Stage::Ready => State::Ready,
+        }),
+        (true, Standing::Nothing | Standing::Stale | Standing::Other { .. }) => Some(match stage {
+            Stage::Filling => State::Filling,
+            Stage::Ready => State::Ending,
+        }),
+        (false, Standing::Stale) => Some(State::Stale),
+        // Whatever else stands there is not this mount.
+        (false, _) => None,
+    }
+}
+
+/// All mounts of the register with their states. What a server left that is gone without its mount is removed.
+pub fn survey(register: &Register) -> Result<Vec<(Record, State)>, CommandError> {
+    let mut found = Vec::new();
+    for record in register.records()? {
+        let standing = standing(&record.mountpoint).unwrap_or(Standing::Nothing);
+        match state(record.stage, record.owner.is_alive(), &standing) {
+            Some(state) => found.push((record, state)),
+            None => register.forget(&record),
+        }
+    }
+    Ok(found)
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(with = "text")]
+    source: &'a OsString,
+    id: &'a str,
+    #[serde(with = "text")]
+    mountpoint: &'a PathBuf,
+    pid: i32,
+    since: &'a str,
+    state: State,
+    bytes: u64,
+    entries: u64,
+    #[serde(with = "text")]
+    log: &'a PathBuf,
+}
+
+impl MountsArgs {
+    /// Does it.
+    pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
+        let found = survey(&context.register()?)?;
+        if self.json {
+            let rows: Vec<Row> = found.iter().map(|(record, state)| row(record, *state)).collect();
+            context.printer.json(&rows)?;
+        } else {
+            let rows: Vec<_> = found.iter().map(|(record, state)| cells(record, *state)).collect();
+            context.printer.table(["MOUNTPOINT", "SOURCE", "ID", "PID", "SINCE", "STATE"], &rows)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn row(record: &Record, state: State) -> Row<'_> {
+    Row {
+        source: &record.source,
+        id: &record.id,
+        mountpoint: &record.mountpoint,
+        pid: record.owner.pid(),
+        since: &record.since,
+        state,
+        bytes: record.bytes,
+        entries: record.entries,
+        log: &record.log,
+    }
+}
+
+fn cells(record: &Record, state: State) -> [String; 6] {
+    let state = match state {
+        State::Filling => {
+            format!("filling: {}, {} entries", size::show(record.bytes), record.entries)
+        }
+        state => state.name().to_owned(),
+    };
+    [
+        name(&record.mountpoint),
+        name(&record.source),
+        short_id(&record.id),
+        record.owner.pid().to_string(),
+        record.since.clone(),
+        state,
+    ]
+}
+
+/// A digest as docker shows it: 12 digits.
+pub fn short_id(id: &str) -> String {
+    match id.strip_prefix("sha256:") {
+        Some(hex) => hex.chars().take(12).collect(),
+        None => id.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_has_the_last_word_on_a_record() {
+        let other = Standing::Other { filesystem_type: "ext4".into() };
+        for (stage, alive, standing, expected) in [
+            (Stage::Ready, true, Standing::Live, Some(State::Ready)),
+            (Stage::Filling, true, Standing::Live, Some(State::Filling)),
+            (Stage::Filling, true, Standing::Nothing, Some(State::Filling)),
+            (Stage::Ready, true, Standing::Nothing, Some(State::Ending)),
+            (Stage::Ready, true, Standing::Hung, Some(State::Hung)),
+            (Stage::Ready, false, Standing::Stale, Some(State::Stale)),
+            (Stage::Ready, false, Standing::Nothing, None),
+            (Stage::Ready, false, Standing::Live, None),
+            (Stage::Filling, false, other, None),
+        ] {
+            assert_eq!(state(stage, alive, &standing), expected, "{stage:?} {alive} {standing:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_shown_short() {
+        assert_eq!(short_id(&format!("sha256:{}", "0123456789abcdef".repeat(4))), "0123456789ab");
+        assert_eq!(short_id(""), "");
+    }
+}

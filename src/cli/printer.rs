@@ -1,0 +1,152 @@
+//! All that a command prints goes through here.
+//!
+//! Standard output is for what can be piped on; notes, errors and hints go to standard error. Meaning never depends
+//! on colour. A name may come from a hostile image: control characters, and characters that change the direction
+//! of text, are escaped wherever a name could reach a terminal.
+
+use std::ffi::OsStr;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::error::{CommandError, Kind};
+
+/// Prints for one command.
+#[derive(Clone, Copy, Debug)]
+pub struct Printer {
+    quiet: bool,
+}
+
+impl Printer {
+    /// With `quiet`, notes are left out.
+    pub fn new(quiet: bool) -> Printer {
+        Printer { quiet }
+    }
+
+    /// Writes a line to standard output, escaped.
+    pub fn line(&self, line: impl fmt::Display) -> Result<(), CommandError> {
+        self.raw(format!("{}\n", escape(&line.to_string())).as_bytes())
+    }
+
+    /// Writes a path to standard output, byte by byte, for whatever reads it.
+    pub fn path(&self, path: &Path) -> Result<(), CommandError> {
+        let mut line = path.as_os_str().as_bytes().to_vec();
+        line.push(b'\n');
+        self.raw(&line)
+    }
+
+    /// Writes rows as columns that line up, under a heading, to standard output.
+    pub fn table<const N: usize>(
+        &self,
+        heading: [&str; N],
+        rows: &[[String; N]],
+    ) -> Result<(), CommandError> {
+        self.raw(table(heading, rows).as_bytes())
+    }
+
+    /// Writes a value as indented JSON to standard output.
+    pub fn json(&self, value: &impl Serialize) -> Result<(), CommandError> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| CommandError::new(Kind::Failed, "cannot write the answer as JSON").caused_by(e))?;
+        self.raw((text + "\n").as_bytes())
+    }
+
+    /// Tells the user something on standard error, unless told to be quiet.
+    pub fn note(&self, note: impl fmt::Display) {
+        if !self.quiet {
+            stderr_line("", &note.to_string());
+        }
+    }
+
+    /// Reports an error, its causes and its hints on standard error.
+    pub fn error(&self, error: &CommandError) {
+        stderr_line("error: ", error.message());
+        for cause in error.causes() {
+            stderr_line("  caused by: ", cause);
+        }
+        for hint in error.hints() {
+            stderr_line("hint: ", hint);
+        }
+    }
+
+    fn raw(&self, bytes: &[u8]) -> Result<(), CommandError> {
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            // The reader has seen enough, as in `imagefs mounts | head -1`.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(e) => {
+                Err(CommandError::new(Kind::Failed, "cannot write to the standard output").caused_by(e))
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+fn stderr_line(prefix: &str, text: &str) {
+    // Where standard error is closed there is nobody left to tell.
+    let _ = writeln!(io::stderr().lock(), "{prefix}{}", escape(text));
+}
+
+fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
+    let heading = heading.map(str::to_owned);
+    let rows: Vec<[String; N]> =
+        std::iter::once(&heading).chain(rows).map(|row| row.each_ref().map(|cell| escape(cell))).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// The text with everything escaped that would move a cursor or turn the direction of what follows.
+pub fn escape(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut escaped, c| {
+        match c {
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
+                escaped.extend(c.escape_unicode());
+            }
+            c if c.is_control() => escaped.extend(c.escape_default()),
+            c => escaped.push(c),
+        }
+        escaped
+    })
+}
+
+/// A name or path for a message: escaped, and bytes that are not UTF-8 as `\xNN`.
+pub fn name(name: impl AsRef<OsStr>) -> String {
+    name.as_ref().as_bytes().utf8_chunks().fold(String::new(), |mut text, chunk| {
+        text.push_str(&escape(chunk.valid()));
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_moves_a_cursor_is_printed_as_it_is() {
+        assert_eq!(escape("a\x1b[2Jb\r\nc\u{9b}\u{202e}d"), "a\\u{1b}[2Jb\\r\\nc\\u{9b}\\u{202e}d");
+        assert_eq!(escape("naïve 名前 'q' \\"), "naïve 名前 'q' \\");
+        assert_eq!(name(OsStr::from_bytes(b"a\xff\n")), "a\\xff\\n");
+    }
+
+    #[test]
+    fn columns_line_up_and_lines_have_no_trailing_blanks() {
+        let rows = [["a".into(), "long cell".into()], ["ünü\n".into(), String::new()]];
+        assert_eq!(table(["X", "Y"], &rows), "X      Y\na      long cell\nünü\\n\n");
+    }
+}

@@ -1,0 +1,261 @@
+//! The server behind a mount, in the background or in the foreground: from the check of the mountpoint to the
+//! removal of its last trace.
+
+use std::ffi::OsStr;
+use std::io;
+use std::process::{self, ExitCode};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::Context;
+use super::background::Detached;
+use super::bar::{self, Bar};
+use super::error::{CommandError, Kind};
+use super::mountpoint::Mountpoint;
+use super::sessions::{Record, Register, Registration, Stage};
+use crate::fuse::{self, End, SessionConfig, Stopper, View};
+use crate::owner::Owner;
+use crate::progress::{Phase, Progress};
+
+/// How often a record is brought up to date while the source is being read.
+const RECORD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the reading of a source may take to end once that is asked for. A container that it then leaves behind
+/// is removed by the next command that asks the daemon.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What there is to mount, once the source has been read.
+pub struct Prepared<H> {
+    /// What is shown.
+    pub view: View,
+    /// How it is mounted.
+    pub config: SessionConfig,
+    /// What the source was found to be.
+    pub id: String,
+    /// The bytes of all files.
+    pub bytes: u64,
+    /// All entries.
+    pub entries: u64,
+    /// Kept until the mount has ended: what others must not take away from under it.
+    pub hold: H,
+}
+
+/// Mounts what `prepare` gives, and serves it until it is unmounted or a signal comes.
+///
+/// `source` is what the user named. `detached` tells the command that waits for a server in the background.
+pub fn serve<H>(
+    context: &Context,
+    source: &OsStr,
+    mountpoint: &Mountpoint,
+    detached: Option<Detached>,
+    prepare: impl FnOnce(&Progress) -> Result<Prepared<H>, CommandError>,
+) -> Result<ExitCode, CommandError> {
+    let progress = Arc::new(Progress::new());
+    let ending = Ending::new(Arc::clone(&progress));
+    ending.watch_signals(detached.is_some())?;
+    if let Some(detached) = &detached {
+        let ending = ending.clone();
+        detached.watch(move || ending.ask(SIGHUP));
+    }
+
+    // Dropped after the session: the record is the last trace of it.
+    let mut registration = register(context, source, mountpoint)?;
+    ending.lock().remains = Some(registration.remains());
+    mountpoint.make_ready()?;
+    let show_bar = context.global.verbose == 0 && !context.global.quiet;
+    let prepared = observe(&progress, &mut registration, show_bar, || prepare(&progress));
+    ending.check()?;
+    let Prepared { view, config, id, bytes, entries, hold } = prepared?;
+
+    let session = fuse::mount(view, &config)?;
+    ending.arm(session.stopper());
+    registration.update(|record| {
+        *record = Record { id, bytes, entries, stage: Stage::Ready, ..record.clone() };
+    })?;
+    // A signal that came before the mount was ready takes it away again, and nobody is told that it was there.
+    let asked = ending.check();
+    if let (Ok(()), Some(detached)) = (&asked, detached) {
+        detached.ready(&registration.record().log)?;
+    }
+    let end = session.wait()?;
+    drop(hold);
+    match end {
+        End::Unmounted => tracing::info!("unmounted"),
+        End::Stopped => tracing::info!("stopped"),
+        End::StoppedInUse => tracing::warn!("stopped while files in the mount were in use"),
+    }
+    asked.map(|()| ExitCode::SUCCESS)
+}
+
+/// Adds this server to the register, in place of a dead one that had the same mountpoint.
+fn register(
+    context: &Context,
+    source: &OsStr,
+    mountpoint: &Mountpoint,
+) -> Result<Registration, CommandError> {
+    let register = context.register()?;
+    let owner = Owner::this_process()
+        .map_err(|e| CommandError::new(Kind::Failed, "cannot tell when this process started").caused_by(e))?;
+    let log = match &context.global.log_file {
+        Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        None => register.log_path(&owner),
+    };
+    let made_before = register.take_over(&mountpoint.path)?;
+    let registration = register.add(Record {
+        source: source.to_owned(),
+        id: String::new(),
+        mountpoint: mountpoint.path.clone(),
+        made_mountpoint: mountpoint.absent || made_before,
+        owner: owner.clone(),
+        since: super::now(),
+        log,
+        stage: Stage::Filling,
+        bytes: 0,
+        entries: 0,
+    })?;
+    // Two that start at once both see each other here; neither then hides the other's mount beneath its own.
+    let others = register.records()?;
+    let rival =
+        others.iter().find(|r| r.mountpoint == mountpoint.path && r.owner != owner && r.owner.is_alive());
+    match rival {
+        None => Ok(registration),
+        Some(rival) => {
+            registration.abandon();
+            let message = format!("{:?} is already being mounted at {:?}", rival.source, mountpoint.path);
+            Err(CommandError::new(Kind::Mount, message)
+                .hint(format!("`imagefs umount {:?}` ends that", mountpoint.path)))
+        }
+    }
+}
+
+/// Runs `task` while showing its progress on the terminal and in the record.
+fn observe<T>(
+    progress: &Progress,
+    registration: &mut Registration,
+    show_bar: bool,
+    task: impl FnOnce() -> T,
+) -> T {
+    let name = registration.record().source.to_string_lossy().into_owned();
+    thread::scope(|scope| {
+        let (done, ended) = channel::<()>();
+        scope.spawn(move || {
+            let bar = show_bar.then(|| Bar::new(&name));
+            show(progress, registration, bar, &ended);
+        });
+        let result = task();
+        progress.enter(Phase::Done);
+        drop(done);
+        result
+    })
+}
+
+/// Shows progress until the other end of `ended` is gone.
+fn show(progress: &Progress, registration: &mut Registration, mut bar: Option<Bar>, ended: &Receiver<()>) {
+    let mut recorded = Instant::now();
+    while ended.recv_timeout(bar::INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        if let Some(bar) = &mut bar {
+            bar.draw(progress);
+        }
+        if recorded.elapsed() >= RECORD_INTERVAL {
+            recorded = Instant::now();
+            let update = registration.update(|record| {
+                record.bytes = progress.bytes();
+                record.entries = progress.entries();
+            });
+            // The mount does not depend on what is told of it.
+            if let Err(e) = update {
+                tracing::debug!("{e}");
+            }
+        }
+    }
+}
+
+/// The wish that the server end, from whatever side it comes. All clones share it.
+#[derive(Clone)]
+struct Ending {
+    progress: Arc<Progress>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The signal that asked for the end.
+    asked: Option<i32>,
+    /// Ends the session, once there is one.
+    stopper: Option<Stopper>,
+    /// What is to be removed if the reading of the source does not end by itself.
+    remains: Option<(Register, Record)>,
+}
+
+impl Ending {
+    fn new(progress: Arc<Progress>) -> Ending {
+        Ending { progress, state: Arc::default() }
+    }
+
+    /// From now on SIGINT and SIGTERM ask for the end, however often they come, and nothing else does.
+    fn watch_signals(&self, background: bool) -> Result<(), CommandError> {
+        let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])
+            .map_err(|e: io::Error| CommandError::new(Kind::Failed, "cannot handle signals").caused_by(e))?;
+        let ending = self.clone();
+        thread::spawn(move || {
+            for signal in signals.forever() {
+                // A server in the background has no terminal that could be gone.
+                if signal != SIGHUP || !background {
+                    ending.ask(signal);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Asks for the end on behalf of `signal`.
+    fn ask(&self, signal: i32) {
+        let mut state = self.lock();
+        state.asked.get_or_insert(signal);
+        match &state.stopper {
+            Some(stopper) => stopper.stop(),
+            None => {
+                self.progress.cancel();
+                let ending = self.clone();
+                thread::spawn(move || {
+                    thread::sleep(PATIENCE);
+                    let mut state = ending.lock();
+                    if state.stopper.is_none() {
+                        if let Some((register, record)) = state.remains.take() {
+                            register.forget(&record);
+                        }
+                        process::exit(i32::from(Kind::Interrupted(signal).exit_status()));
+                    }
+                });
+            }
+        }
+    }
+
+    /// Says how the session is ended, now that there is one.
+    fn arm(&self, stopper: Stopper) {
+        let mut state = self.lock();
+        if state.asked.is_some() {
+            stopper.stop();
+        }
+        state.stopper = Some(stopper);
+    }
+
+    /// Whether the server should go on.
+    fn check(&self) -> Result<(), CommandError> {
+        match self.lock().asked {
+            None => Ok(()),
+            Some(signal) => {
+                Err(CommandError::new(Kind::Interrupted(signal), "interrupted before the mount was ready"))
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,236 @@
+//! The server behind a mount: how it starts, how it is found, and how it ends, whatever happens to it.
+//!
+//! Needs FUSE.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::{Outcome, Sandbox, succeed, wait_until};
+
+/// A sandbox with a mountpoint and a tar that has one file.
+struct Place(Sandbox);
+
+const TAR: &str = "./root.tar";
+
+impl Place {
+    fn new() -> Place {
+        let sandbox = Sandbox::new();
+        sandbox.directory("mnt");
+        fs::write(sandbox.path("hello"), "hello\n").unwrap();
+        succeed(sandbox.command("tar").args(["-cf", TAR, "hello"]));
+        Place(sandbox)
+    }
+
+    fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Outcome {
+        self.0.run(&mut self.0.imagefs(arguments))
+    }
+
+    /// What `imagefs mounts` tells.
+    fn mounts(&self) -> Vec<Value> {
+        serde_json::from_str(&self.run(["mounts", "--json"]).success().stdout).unwrap()
+    }
+
+    fn hello(&self) -> std::io::Result<String> {
+        fs::read_to_string(self.0.path("mnt/rootfs/hello"))
+    }
+
+    /// Fails if anything of a mount is left: a process, a mount, a record, a directory made for it.
+    #[track_caller]
+    fn assert_clean(&self) {
+        self.0.assert_nothing_left();
+        assert_eq!(fs::read_dir(self.0.path("run/imagefs")).unwrap().count(), 0);
+        assert!(!self.0.path("new").exists());
+    }
+
+    /// Waits until nothing is mounted, and then fails if anything is left.
+    #[track_caller]
+    fn assert_soon_clean(&self) {
+        wait_until(|| self.0.mounts().is_empty() && self.0.processes().is_empty());
+        self.assert_clean();
+    }
+}
+
+fn pid(mount: &Value) -> Pid {
+    Pid::from_raw(mount["pid"].as_i64().unwrap().try_into().unwrap()).unwrap()
+}
+
+#[test]
+fn a_mount_is_there_when_the_command_returns_and_gone_when_umount_does() {
+    let place = Place::new();
+    place.run(["mount", TAR, "mnt"]).success();
+    assert_eq!(place.hello().unwrap(), "hello\n");
+
+    let [mount] = place.mounts().try_into().unwrap();
+    assert_eq!(mount["mountpoint"], place.0.path("mnt").to_str().unwrap());
+    assert_eq!(mount["source"], "./root.tar");
+    assert_eq!(mount["state"], "ready");
+
+    place.run(["umount", "mnt"]).success();
+    place.assert_clean();
+    assert_eq!(fs::read_dir(place.0.path("mnt")).unwrap().count(), 0);
+}
+
+#[test]
+fn whoever_reads_what_the_command_prints_is_not_kept_waiting() {
+    let place = Place::new();
+    // `run` returns when every process that could still write has closed its end.
+    let outcome = place.run(["mount", TAR, "mnt"]).success();
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("", ""));
+    place.run(["umount", "--all"]).success();
+    place.assert_clean();
+}
+
+#[test]
+fn a_mountpoint_that_was_made_goes_with_its_mount() {
+    let place = Place::new();
+    for end in [&["umount", "--lazy", "new"][..], &["umount", "--all"]] {
+        place.run(["mount", "--mkdir", TAR, "new"]).success();
+        assert!(place.0.path("new/rootfs").exists());
+        place.run(end).success();
+        place.assert_clean();
+    }
+    place.run(["mount", "--mkdir", TAR, "new"]).success();
+    assert!(Command::new("umount").arg(place.0.path("new")).status().unwrap().success());
+    place.assert_soon_clean();
+}
+
+#[test]
+fn a_mount_in_use_stays_unless_told_otherwise() {
+    let place = Place::new();
+    place.run(["mount", TAR, "mnt"]).success();
+    let file = fs::File::open(place.0.path("mnt/rootfs/hello")).unwrap();
+    assert_eq!(place.run(["umount", "mnt"]).code, Some(5));
+    assert_eq!(place.hello().unwrap(), "hello\n");
+    place.run(["umount", "--lazy", "mnt"]).success();
+    place.assert_clean();
+    drop(file);
+}
+
+#[test]
+fn a_server_that_is_told_to_end_unmounts_even_if_in_use() {
+    let place = Place::new();
+    for signal in [Signal::TERM, Signal::INT] {
+        place.run(["mount", "--mkdir", TAR, "new"]).success();
+        let file = fs::File::open(place.0.path("new/rootfs/hello")).unwrap();
+        let [mount] = place.mounts().try_into().unwrap();
+        // More than once, as by somebody impatient.
+        for _ in 0..3 {
+            let _ = kill_process(pid(&mount), signal);
+        }
+        place.assert_soon_clean();
+        drop(file);
+    }
+}
+
+#[test]
+fn the_terminal_may_close() {
+    let place = Place::new();
+    place.run(["mount", TAR, "mnt"]).success();
+    let [mount] = place.mounts().try_into().unwrap();
+    kill_process(pid(&mount), Signal::HUP).unwrap();
+    assert_eq!(place.hello().unwrap(), "hello\n");
+    place.run(["umount", "mnt"]).success();
+}
+
+#[test]
+fn what_a_killed_server_leaves_is_shown_and_taken_over() {
+    let place = Place::new();
+    place.run(["mount", "--mkdir", TAR, "new"]).success();
+    let [mount] = place.mounts().try_into().unwrap();
+    kill_process(pid(&mount), Signal::KILL).unwrap();
+    assert!(wait_until(|| place.mounts().iter().all(|mount| mount["state"] == "stale")));
+
+    place.run(["mount", "--mkdir", TAR, "new"]).success();
+    let [mount] = place.mounts().try_into().unwrap();
+    assert_eq!(mount["state"], "ready");
+    kill_process(pid(&mount), Signal::KILL).unwrap();
+    assert!(wait_until(|| place.mounts().iter().all(|mount| mount["state"] == "stale")));
+
+    place.run(["umount", "new"]).success();
+    place.assert_clean();
+}
+
+#[test]
+fn a_mount_in_the_foreground_ends_with_its_command() {
+    let place = Place::new();
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut server = place.0.imagefs(["mount", "-f", TAR, "mnt"]).spawn().unwrap();
+        assert!(wait_until(|| place.hello().is_ok()));
+        kill_process(Pid::from_child(&server), signal).unwrap();
+        assert!(server.wait().unwrap().success());
+        place.assert_clean();
+    }
+}
+
+/// A mount that does not get ready, for its daemon says nothing.
+fn stalled(place: &Place) -> (UnixListener, Child) {
+    let socket = place.0.path("silent.sock");
+    let daemon = UnixListener::bind(&socket).unwrap();
+    let url = format!("unix://{}", socket.display());
+    let mut command = place.0.imagefs(["mount", "--mkdir", "-H", &url, "debian", "new"]);
+    let child = command.stderr(Stdio::null()).spawn().unwrap();
+    assert!(wait_until(|| place.mounts().iter().any(|mount| mount["state"] == "filling")));
+    (daemon, child)
+}
+
+#[test]
+fn a_command_that_is_interrupted_leaves_nothing() {
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let place = Place::new();
+        let (_daemon, mut child) = stalled(&place);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(status));
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn a_server_that_nobody_waits_for_gives_up() {
+    let place = Place::new();
+    let (_daemon, mut child) = stalled(&place);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    place.assert_soon_clean();
+}
+
+#[test]
+fn a_mount_that_is_not_ready_can_be_unmounted() {
+    let place = Place::new();
+    let (_daemon, mut child) = stalled(&place);
+    place.run(["umount", "new"]).success();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    place.assert_clean();
+}
+
+#[test]
+fn two_mounts_do_not_hide_each_other() {
+    let place = Place::new();
+    let (_daemon, mut first) = stalled(&place);
+    let second = place.run(["mount", TAR, "new"]);
+    assert_eq!(second.code, Some(5), "{second:?}");
+    assert!(second.stderr.contains("is already being mounted"), "{second:?}");
+    assert!(place.0.path("new").is_dir());
+    place.run(["umount", "new"]).success();
+    first.wait().unwrap();
+    place.assert_clean();
+}
+
+#[test]
+fn the_log_is_where_the_list_says() {
+    let place = Place::new();
+    let log = |place: &Place| place.mounts()[0]["log"].as_str().unwrap().to_owned();
+    place.run(["mount", TAR, "mnt"]).success();
+    assert!(Path::new(&log(&place)).is_file());
+    place.run(["umount", "mnt"]).success();
+
+    place.run(["mount", "-v", "--log-file", "mine.log", TAR, "mnt"]).success();
+    assert_eq!(log(&place), place.0.path("mine.log").to_str().unwrap());
+    place.run(["umount", "mnt"]).success();
+    assert!(fs::read_to_string(place.0.path("mine.log")).unwrap().contains("unmounted"));
+}
