@@ -184,7 +184,8 @@ impl From<SourceError> for CommandError {
             SourceError::Docker(error) => of_docker(error),
             SourceError::Cache(error) => of_cache(error),
             SourceError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
-            SourceError::Read { .. } => Kind::Failed,
+            SourceError::Read { .. } | SourceError::Thread(_) => Kind::Failed,
+            SourceError::Different(_) | SourceError::NoStream => Kind::Daemon,
             SourceError::NotAFile(_)
             | SourceError::ChangedMeanwhile(_)
             | SourceError::Content { .. }

@@ -23,6 +23,7 @@ mod umount;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
@@ -108,7 +109,7 @@ struct SourceArgs {
 }
 
 impl SourceArgs {
-    fn context<'a>(&'a self, cache: &'a Cache, progress: &'a Progress) -> source::Context<'a> {
+    fn context<'a>(&'a self, cache: &'a Cache, progress: &'a Arc<Progress>) -> source::Context<'a> {
         source::Context { cache, host: self.host.as_deref(), platform: self.platform.as_ref(), progress }
     }
 }

@@ -39,8 +39,8 @@ Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
 /// Mount an image or a tar as a read-only directory tree
 ///
 /// Returns when the mount answers; a server goes on in the background until it is unmounted. The first mount of an
-/// image reads all of it from the daemon into the cache, later ones are there at once. Nothing is pulled, and no container
-/// is started.
+/// image reads it from the daemon into the cache while it is being used; what is asked for before it has come is waited
+/// for, or fetched alone. Later mounts have all of it at once. Nothing is pulled, and no container is started.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct MountArgs {
@@ -57,6 +57,9 @@ pub struct MountArgs {
     /// Stay in the foreground, and unmount on Ctrl-C
     #[arg(short, long)]
     foreground: bool,
+    /// Wait until all of the source has been read, and fail if that fails
+    #[arg(long)]
+    wait: bool,
     /// Make MOUNTPOINT, and remove it after unmounting
     #[arg(long)]
     mkdir: bool,
@@ -76,7 +79,10 @@ impl MountArgs {
         let cache = context.cache()?;
         let mountpoint = Mountpoint::check(&self.mountpoint, self.mkdir, cache.dir())?;
         serve(context, &self.source, &mountpoint, detached, |progress| {
-            let source = source::open(&self.source, &self.source_args.context(&cache, progress))?;
+            let mut source = source::open(&self.source, &self.source_args.context(&cache, progress))?;
+            if self.wait {
+                source.wait()?;
+            }
             let config = SessionConfig {
                 fsname: options.fsname.clone().map_or_else(|| self.source.clone(), OsString::from),
                 allow_other: options.allow_other,
@@ -84,14 +90,7 @@ impl MountArgs {
                 dev: options.dev,
                 ..SessionConfig::new(&mountpoint.path)
             };
-            let (mut bytes, mut entries) = (0_u64, 0_u64);
-            for mount in &source.mounts {
-                let summary = mount.filesystem.tree().summary();
-                bytes = bytes.saturating_add(summary.bytes);
-                entries = entries.saturating_add(summary.entries);
-            }
-            let view = view(&source, &options)?;
-            Ok(Prepared { view, config, id: source.identity.clone(), bytes, entries, hold: source })
+            Ok(Prepared { view: view(&source, &options)?, config, source })
         })
     }
 }

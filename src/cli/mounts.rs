@@ -16,6 +16,8 @@ const STATES: &str = "\
 States:
   filling  the source is being read
   ready    all of it is there
+  broken   the reading failed: what had come is there, the rest gives
+           input/output errors; the log and --json say why
   ending   it is being unmounted
   hung     its server does not answer
   stale    its server is gone; `imagefs umount` cleans up, and so does
@@ -41,6 +43,8 @@ pub enum State {
     Filling,
     /// All of it is there.
     Ready,
+    /// Some of it will never come.
+    Broken,
     /// It is being unmounted.
     Ending,
     /// Its server does not answer.
@@ -54,6 +58,7 @@ impl State {
         match self {
             State::Filling => "filling",
             State::Ready => "ready",
+            State::Broken => "broken",
             State::Ending => "ending",
             State::Hung => "hung",
             State::Stale => "stale",
@@ -68,10 +73,11 @@ pub fn state(stage: Stage, server_alive: bool, standing: &Standing) -> Option<St
         (true, Standing::Live) => Some(match stage {
             Stage::Filling => State::Filling,
             Stage::Ready => State::Ready,
+            Stage::Broken => State::Broken,
         }),
         (true, Standing::Nothing | Standing::Stale | Standing::Other { .. }) => Some(match stage {
             Stage::Filling => State::Filling,
-            Stage::Ready => State::Ending,
+            Stage::Ready | Stage::Broken => State::Ending,
         }),
         (false, Standing::Stale) => Some(State::Stale),
         // Whatever else stands there is not this mount.
@@ -104,6 +110,8 @@ struct Row<'a> {
     state: State,
     bytes: u64,
     entries: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<&'a str>,
     #[serde(with = "text")]
     log: &'a PathBuf,
 }
@@ -133,6 +141,7 @@ fn row(record: &Record, state: State) -> Row<'_> {
         state,
         bytes: record.bytes,
         entries: record.entries,
+        failure: record.failure.as_deref(),
         log: &record.log,
     }
 }

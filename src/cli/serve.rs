@@ -19,8 +19,10 @@ use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::sessions::{Record, Register, Registration, Stage};
 use crate::fuse::{self, End, SessionConfig, Stopper, View};
+use crate::index::FillState;
 use crate::owner::Owner;
-use crate::progress::{Phase, Progress};
+use crate::progress::Progress;
+use crate::source::Source;
 
 /// How often a record is brought up to date while the source is being read.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,31 +31,25 @@ const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 /// is removed by the next command that asks the daemon.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What there is to mount, once the source has been read.
-pub struct Prepared<H> {
+/// What there is to mount, once the source has been opened.
+pub struct Prepared {
     /// What is shown.
     pub view: View,
     /// How it is mounted.
     pub config: SessionConfig,
-    /// What the source was found to be.
-    pub id: String,
-    /// The bytes of all files.
-    pub bytes: u64,
-    /// All entries.
-    pub entries: u64,
-    /// Kept until the mount has ended: what others must not take away from under it.
-    pub hold: H,
+    /// What it is shown of; it may still be on its way.
+    pub source: Source,
 }
 
 /// Mounts what `prepare` gives, and serves it until it is unmounted or a signal comes.
 ///
 /// `source` is what the user named. `detached` tells the command that waits for a server in the background.
-pub fn serve<H>(
+pub fn serve(
     context: &Context,
     source: &OsStr,
     mountpoint: &Mountpoint,
     detached: Option<Detached>,
-    prepare: impl FnOnce(&Progress) -> Result<Prepared<H>, CommandError>,
+    prepare: impl FnOnce(&Arc<Progress>) -> Result<Prepared, CommandError>,
 ) -> Result<ExitCode, CommandError> {
     let progress = Arc::new(Progress::new());
     let ending = Ending::new(Arc::clone(&progress));
@@ -68,22 +64,23 @@ pub fn serve<H>(
     ending.lock().remains = Some(registration.remains());
     mountpoint.make_ready()?;
     let show_bar = context.global.verbose == 0 && !context.global.quiet;
-    let prepared = observe(&progress, &mut registration, show_bar, || prepare(&progress));
+    let bar = show_bar.then(|| Bar::new(&registration.record().source.to_string_lossy()));
+    let prepared = during(|ended| show(&progress, &mut registration, bar, ended), || prepare(&progress));
     ending.check()?;
-    let Prepared { view, config, id, bytes, entries, hold } = prepared?;
+    let Prepared { view, config, source } = prepared?;
 
     let session = fuse::mount(view, &config)?;
     ending.arm(session.stopper());
-    registration.update(|record| {
-        *record = Record { id, bytes, entries, stage: Stage::Ready, ..record.clone() };
-    })?;
+    registration.update(|record| tell(record, &source, &progress))?;
     // A signal that came before the mount was ready takes it away again, and nobody is told that it was there.
     let asked = ending.check();
     if let (Ok(()), Some(detached)) = (&asked, detached) {
         detached.ready(&registration.record().log)?;
     }
-    let end = session.wait()?;
-    drop(hold);
+    let end = during(|ended| follow(&source, &progress, &mut registration, ended), || session.wait())?;
+    // What is still being read is given up, and its container removed.
+    ending.limit();
+    drop(source);
     match end {
         End::Unmounted => tracing::info!("unmounted"),
         End::Stopped => tracing::info!("stopped"),
@@ -117,6 +114,7 @@ fn register(
         stage: Stage::Filling,
         bytes: 0,
         entries: 0,
+        failure: None,
     })?;
     // Two that start at once both see each other here; neither then hides the other's mount beneath its own.
     let others = register.records()?;
@@ -133,28 +131,18 @@ fn register(
     }
 }
 
-/// Runs `task` while showing its progress on the terminal and in the record.
-fn observe<T>(
-    progress: &Progress,
-    registration: &mut Registration,
-    show_bar: bool,
-    task: impl FnOnce() -> T,
-) -> T {
-    let name = registration.record().source.to_string_lossy().into_owned();
+/// Runs `task`, and beside it `companion`, which ends when the other end of its channel is gone.
+fn during<T>(companion: impl FnOnce(&Receiver<()>) + Send, task: impl FnOnce() -> T) -> T {
     thread::scope(|scope| {
-        let (done, ended) = channel::<()>();
-        scope.spawn(move || {
-            let bar = show_bar.then(|| Bar::new(&name));
-            show(progress, registration, bar, &ended);
-        });
+        let (running, ended) = channel::<()>();
+        scope.spawn(move || companion(&ended));
         let result = task();
-        progress.enter(Phase::Done);
-        drop(done);
+        drop(running);
         result
     })
 }
 
-/// Shows progress until the other end of `ended` is gone.
+/// Shows on the terminal and in the record how the source is being opened.
 fn show(progress: &Progress, registration: &mut Registration, mut bar: Option<Bar>, ended: &Receiver<()>) {
     let mut recorded = Instant::now();
     while ended.recv_timeout(bar::INTERVAL) == Err(RecvTimeoutError::Timeout) {
@@ -163,15 +151,47 @@ fn show(progress: &Progress, registration: &mut Registration, mut bar: Option<Ba
         }
         if recorded.elapsed() >= RECORD_INTERVAL {
             recorded = Instant::now();
-            let update = registration.update(|record| {
-                record.bytes = progress.bytes();
-                record.entries = progress.entries();
+            record(registration, |record| {
+                (record.bytes, record.entries) = (progress.bytes(), progress.entries());
             });
-            // The mount does not depend on what is told of it.
-            if let Err(e) = update {
-                tracing::debug!("{e}");
-            }
         }
+    }
+}
+
+/// Keeps the record of a mount up to date until all of its source is there.
+fn follow(source: &Source, progress: &Progress, registration: &mut Registration, ended: &Receiver<()>) {
+    while registration.record().stage == Stage::Filling
+        && ended.recv_timeout(RECORD_INTERVAL) == Err(RecvTimeoutError::Timeout)
+    {
+        record(registration, |record| tell(record, source, progress));
+        if let Some(failure) = source.failure() {
+            tracing::error!("{failure}; what had come stays readable");
+        }
+    }
+}
+
+fn record(registration: &mut Registration, change: impl FnOnce(&mut Record)) {
+    // The mount does not depend on what is told of it.
+    if let Err(e) = registration.update(change) {
+        tracing::debug!("{e}");
+    }
+}
+
+/// Writes down how far a source is.
+fn tell(record: &mut Record, source: &Source, progress: &Progress) {
+    record.id.clone_from(&source.identity);
+    record.failure = source.failure().map(str::to_owned);
+    let filling = source.mounts.iter().any(|mount| mount.filesystem.state() == FillState::Filling);
+    record.stage = match record.failure {
+        Some(_) => Stage::Broken,
+        None if filling => Stage::Filling,
+        None => Stage::Ready,
+    };
+    (record.bytes, record.entries) = (progress.bytes(), progress.entries());
+    if record.stage == Stage::Ready {
+        let summaries = || source.mounts.iter().map(|mount| mount.filesystem.tree().summary());
+        record.bytes = summaries().fold(0, |sum, summary| sum.saturating_add(summary.bytes));
+        record.entries = summaries().fold(0, |sum, summary| sum.saturating_add(summary.entries));
     }
 }
 
@@ -221,19 +241,27 @@ impl Ending {
             Some(stopper) => stopper.stop(),
             None => {
                 self.progress.cancel();
-                let ending = self.clone();
-                thread::spawn(move || {
-                    thread::sleep(PATIENCE);
-                    let mut state = ending.lock();
-                    if state.stopper.is_none() {
-                        if let Some((register, record)) = state.remains.take() {
-                            register.forget(&record);
-                        }
-                        process::exit(i32::from(Kind::Interrupted(signal).exit_status()));
-                    }
-                });
+                drop(state);
+                self.limit();
             }
         }
+    }
+
+    /// Ends the process if it has not ended by itself when that is due, unless a session begins meanwhile.
+    fn limit(&self) {
+        self.lock().stopper = None;
+        let ending = self.clone();
+        thread::spawn(move || {
+            thread::sleep(PATIENCE);
+            let mut state = ending.lock();
+            if state.stopper.is_none() {
+                if let Some((register, record)) = state.remains.take() {
+                    register.forget(&record);
+                }
+                let status = state.asked.map_or(0, |signal| Kind::Interrupted(signal).exit_status());
+                process::exit(status.into());
+            }
+        });
     }
 
     /// Says how the session is ended, now that there is one.

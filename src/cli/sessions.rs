@@ -34,6 +34,8 @@ pub enum Stage {
     Filling,
     /// All of it is there.
     Ready,
+    /// Some of it will never come.
+    Broken,
 }
 
 /// What a server tells of itself.
@@ -66,6 +68,9 @@ pub struct Record {
     /// Entries found so far, and in the end all of them.
     #[serde(default)]
     pub entries: u64,
+    /// Why some of it will never come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// The register.
