@@ -221,6 +221,7 @@ mod tests {
             stage: Stage::Filling,
             bytes: 0,
             entries: 0,
+            failure: None,
         }
     }
 
