@@ -41,7 +41,7 @@ on_both_daemons!(
     a_single_path_is_found_fetched_or_absent,
     a_removed_container_does_not_look_empty,
     the_throwaway_of_a_killed_process_is_swept_and_no_other,
-    a_mount_by_name_costs_five_requests,
+    a_mount_by_name_costs_six_requests,
     a_body_that_is_cut_is_never_taken_for_a_whole_one,
     a_body_that_stalls_is_given_up,
     a_waiting_read_ends_when_told_to,
@@ -347,16 +347,16 @@ fn the_throwaway_of_a_killed_process_is_swept_and_no_other(engine: Engine) {
     docker(engine, &["rm", "--volumes", &foreign], b"");
 }
 
-fn a_mount_by_name_costs_five_requests(engine: Engine) {
+fn a_mount_by_name_costs_six_requests(engine: Engine) {
     let name = image(engine).names[0].parse().unwrap();
     let proxy = Proxy::before(&socket(engine), Fault::None);
     let daemon = daemon_at(&proxy.address());
     let image = daemon.image(&name, None).unwrap();
-    assert_eq!(proxy.requests(), 2, "a warm mount asks whether the daemon is there, and for the image");
+    assert_eq!(proxy.requests(), 3, "a warm mount pings, asks who the daemon is, and for the image");
     let throwaway = daemon.throwaway(&image).unwrap();
     io::copy(&mut throwaway.export().unwrap(), &mut io::sink()).unwrap();
     throwaway.remove().unwrap();
-    assert_eq!(proxy.requests(), 5);
+    assert_eq!(proxy.requests(), 6);
 }
 
 /// An export that goes through a proxy which spoils it after 1 MiB, read to its end.

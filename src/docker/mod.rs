@@ -53,6 +53,9 @@ impl fmt::Display for Engine {
     }
 }
 
+/// The longest answer to a ping that is read, in bytes; it should be two letters.
+const PONG_LIMIT: usize = 4096;
+
 /// A daemon that has answered. Cheap to clone, and to be used from any thread: each request has its own connection.
 #[derive(Clone)]
 pub struct Daemon {
@@ -70,14 +73,19 @@ impl Daemon {
         Daemon::connect_with(endpoint, Patience::default())
     }
 
-    /// Connects, and makes one request (for the version) to see that a Docker API answers.
+    /// Connects: pings the daemon, to see that it answers, and asks for its version, to see who it is.
     ///
     /// # Errors
     /// [`DockerError::Unreachable`] says in which way; [`DockerError::Refused`] if the daemon lets nobody in.
     pub fn connect_with(endpoint: &Endpoint, patience: Patience) -> Result<Daemon, DockerError> {
         let client = Arc::new(Client::open(endpoint, patience)?);
-        let answer = client.get_json("/version", "ask for the daemon's version", patience.connect);
-        let version: Version = answer.map_err(|error| {
+        let doing = "ping the daemon";
+        let pinged = client.get("/_ping", doing, patience.connect)?.read_all(PONG_LIMIT);
+        let asked = pinged.and_then(|pong| match pong.trim_ascii() {
+            b"OK" => client.get_json("/version", "ask for the daemon's version", patience.answer),
+            _ => Err(DockerError::BadAnswer { doing: doing.into(), reason: "it is not OK".into() }),
+        });
+        let version: Version = asked.map_err(|error| {
             let (why, source) = match error {
                 DockerError::Stalled { .. } => (Unreachable::Silent, None),
                 // A handshake that the daemon ends looks like this.
