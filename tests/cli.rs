@@ -83,6 +83,15 @@ fn help_tells_a_newcomer_what_there_is() {
 
               [env: IMAGEFS_CACHE_DIR]
 
+          --cache-limit <SIZE>
+              Keep the cache below SIZE, as in 10GiB
+
+              After an image was added, those that were used longest ago are
+              removed, but for what is mounted.
+
+              [env: IMAGEFS_CACHE_LIMIT]
+              [default: 20GiB]
+
     Exit status:
       0    success
       1    the answer to a check is no (cache verify found damage)
@@ -102,9 +111,10 @@ fn help_tells_a_newcomer_what_there_is() {
     Mount an image or a tar as a read-only directory tree
 
     Returns when the mount answers; a server goes on in the background until it is
-    unmounted. The first mount of an image reads all of it from the daemon into the
-    cache, later ones are there at once. Nothing is pulled, and no container is
-    started.
+    unmounted. The first mount of an image reads it from the daemon into the cache
+    while it is being used; what is asked for before it has come is waited for, or
+    fetched alone. Later mounts have all of it at once. Nothing is pulled, and no
+    container is started.
 
     Usage: imagefs mount [OPTIONS] <SOURCE> <MOUNTPOINT>
 
@@ -126,6 +136,9 @@ fn help_tells_a_newcomer_what_there_is() {
 
       -f, --foreground
               Stay in the foreground, and unmount on Ctrl-C
+
+          --wait
+              Wait until all of the source has been read, and fail if that fails
 
           --mkdir
               Make MOUNTPOINT, and remove it after unmounting
@@ -164,6 +177,15 @@ fn help_tells_a_newcomer_what_there_is() {
 
               [env: IMAGEFS_CACHE_DIR]
 
+          --cache-limit <SIZE>
+              Keep the cache below SIZE, as in 10GiB
+
+              After an image was added, those that were used longest ago are
+              removed, but for what is mounted.
+
+              [env: IMAGEFS_CACHE_LIMIT]
+              [default: 20GiB]
+
     Examples:
       imagefs mount python:3.12 /mnt/py            then look into /mnt/py/rootfs
       imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
@@ -199,10 +221,13 @@ fn help_tells_a_newcomer_what_there_is() {
       -h, --help  Print help (see more with '--help')
 
     Global options:
-      -v, --verbose...       Log what happens; twice: how; three times: everything
-      -q, --quiet            Print nothing but results and errors
-          --log-file <FILE>  Write the log to FILE
-          --cache-dir <DIR>  Keep the cache in DIR [env: IMAGEFS_CACHE_DIR]
+      -v, --verbose...          Log what happens; twice: how; three times:
+                                everything
+      -q, --quiet               Print nothing but results and errors
+          --log-file <FILE>     Write the log to FILE
+          --cache-dir <DIR>     Keep the cache in DIR [env: IMAGEFS_CACHE_DIR]
+          --cache-limit <SIZE>  Keep the cache below SIZE, as in 10GiB [env:
+                                IMAGEFS_CACHE_LIMIT] [default: 20GiB]
     "#);
     assert_snapshot!(run(&["cache", "-h"]), @r#"
     status: 0
@@ -224,10 +249,13 @@ fn help_tells_a_newcomer_what_there_is() {
       -h, --help  Print help (see more with '--help')
 
     Global options:
-      -v, --verbose...       Log what happens; twice: how; three times: everything
-      -q, --quiet            Print nothing but results and errors
-          --log-file <FILE>  Write the log to FILE
-          --cache-dir <DIR>  Keep the cache in DIR [env: IMAGEFS_CACHE_DIR]
+      -v, --verbose...          Log what happens; twice: how; three times:
+                                everything
+      -q, --quiet               Print nothing but results and errors
+          --log-file <FILE>     Write the log to FILE
+          --cache-dir <DIR>     Keep the cache in DIR [env: IMAGEFS_CACHE_DIR]
+          --cache-limit <SIZE>  Keep the cache below SIZE, as in 10GiB [env:
+                                IMAGEFS_CACHE_LIMIT] [default: 20GiB]
     "#);
 }
 

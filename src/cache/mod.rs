@@ -52,6 +52,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub struct Cache {
     root: Arc<Dir>,
     bucket: Arc<Bucket>,
+    limit: u64,
 }
 
 /// What [`Cache::fill`] found.
@@ -86,7 +87,17 @@ impl Cache {
         if let Err(e) = bucket.sweep() {
             tracing::warn!("leftovers in the cache stay for now: {e}");
         }
-        Ok(Cache { root: Arc::new(root), bucket })
+        Ok(Cache { root: Arc::new(root), bucket, limit: DEFAULT_LIMIT })
+    }
+
+    /// Sets what [`Cache::trim`] leaves: so many bytes on the disk.
+    pub fn with_limit(self, limit: u64) -> Cache {
+        Cache { limit, ..self }
+    }
+
+    /// Evicts what was used longest ago, as far as the limit is exceeded. For after an entry was published.
+    pub fn trim(&self) -> Result<Pruned, CacheError> {
+        self.prune(self.limit)
     }
 
     /// The cache directory, for messages.

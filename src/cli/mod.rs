@@ -70,6 +70,12 @@ struct GlobalArgs {
     /// Without it, the cache is in $XDG_CACHE_HOME/imagefs or ~/.cache/imagefs.
     #[arg(long, global = true, value_name = "DIR", env = "IMAGEFS_CACHE_DIR", hide_env_values = true)]
     cache_dir: Option<PathBuf>,
+    /// Keep the cache below SIZE, as in 10GiB
+    ///
+    /// After an image was added, those that were used longest ago are removed, but for what is mounted.
+    #[arg(long, global = true, value_name = "SIZE", env = "IMAGEFS_CACHE_LIMIT", hide_env_values = true,
+        default_value = "20GiB", value_parser = size::parse)]
+    cache_limit: u64,
     #[arg(long = background::SERVER_FLAG, hide = true)]
     server: bool,
 }
@@ -127,7 +133,7 @@ impl Context {
     }
 
     fn cache(&self) -> Result<Cache, CommandError> {
-        Ok(Cache::open(self.cache_dir())?)
+        Ok(Cache::open(self.cache_dir())?.with_limit(self.global.cache_limit))
     }
 
     fn register(&self) -> Result<Register, CommandError> {
@@ -176,4 +182,15 @@ fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Opt
         .filter(|(distance, candidate)| *distance <= candidate.chars().count().max(3) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_and_the_library_agree_on_the_cache_limit() {
+        let line = CommandLine::parse_from(["imagefs", "mounts"]);
+        assert_eq!(line.global.cache_limit, crate::cache::DEFAULT_LIMIT);
+    }
 }

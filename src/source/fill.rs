@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Context, Details, SourceError};
-use crate::cache::{About, Claim, Content, Data, DataWriter, Entry, Filler};
+use crate::cache::{About, Cache, Claim, Content, Data, DataWriter, Entry, Filler};
 use crate::index::scan::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
 use crate::index::{DataFile, FileIdentity, Filesystem, Grower, Order, Wishes, write_index};
 use crate::progress::{Phase, Progress};
@@ -74,6 +74,7 @@ pub(super) struct Job {
     leave_out: &'static [&'static [u8]],
     pub progress: Arc<Progress>,
     pub grower: Grower,
+    cache: Cache,
     filler: Filler,
     ready: SyncSender<()>,
 }
@@ -110,6 +111,7 @@ pub(super) fn open(
         leave_out: plan.leave_out,
         progress: Arc::clone(&progress),
         grower: grower.clone(),
+        cache: context.cache.clone(),
         filler,
         ready,
     };
@@ -327,7 +329,7 @@ impl Job {
 
     fn publish(self, data: Data) -> Result<Entry, SourceError> {
         self.progress.enter(Phase::Finishing);
-        let Job { source, details, grower, filler, .. } = self;
+        let Job { source, details, grower, cache, filler, .. } = self;
         let index = filler.create_index()?;
         let key = filler.key();
         let summary = grower.with_tree(|tree| write_index(tree, key.as_bytes(), index));
@@ -340,6 +342,11 @@ impl Job {
         };
         let entry = filler.publish(about, vec![data])?;
         grower.complete(Arc::clone(entry.index()) as _, entry.open_data()?);
+        match cache.trim() {
+            Ok(pruned) if pruned.removed.is_empty() => {}
+            Ok(pruned) => tracing::info!("evicted {} entries from the cache", pruned.removed.len()),
+            Err(error) => tracing::warn!("the cache may exceed its limit: {error}"),
+        }
         Ok(entry)
     }
 
