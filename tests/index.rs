@@ -5,7 +5,8 @@ use std::io::Cursor;
 
 use imagefs::index::scan::{EndMark, Scanner};
 use imagefs::index::{
-    DirCookie, FileType, GrowingTree, Index, Ino, Listing, Segment, Timestamp, Tree, TreeError, write_index,
+    DirCookie, FileType, GrowingTree, Index, Ino, Listing, Order, Segment, Timestamp, Tree, TreeError,
+    write_index,
 };
 use proptest::prelude::*;
 
@@ -562,4 +563,22 @@ fn a_growing_tree_does_not_say_no_before_it_knows() {
     tree.finish().unwrap();
     assert_eq!(tree.lookup(Ino::ROOT, b"c").unwrap(), None);
     assert_eq!(tree.read_dir(a, DirCookie::START, &mut |_| true).unwrap(), Listing::End);
+}
+
+#[test]
+fn a_hard_link_whose_target_has_not_come_is_neither_denied_nor_passed_over() {
+    let link = Entry::Link(b"d/link".to_vec(), b"e/target".to_vec());
+    let tar = archive(&[link, file("d/after"), file("e/target")]);
+    let mut scanner = Scanner::new(&tar[..], EndMark::Required);
+    let mut tree = GrowingTree::new(Order::DepthFirst);
+    for _ in 0..3 {
+        tree.insert(scanner.next_entry().unwrap().unwrap()).unwrap();
+    }
+    let d = tree.lookup(Ino::ROOT, b"d").unwrap().unwrap();
+    assert!(matches!(tree.lookup(d, b"link"), Err(TreeError::NotYet)));
+    assert_eq!(tree.lookup(d, b"absent").unwrap(), None);
+    assert_eq!(tree.read_dir(d, DirCookie::START, &mut |_| true).unwrap(), Listing::NotYet);
+    tree.finish().unwrap();
+    let names: Vec<_> = list(&tree, d).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(names, [&b"link"[..], b"after"]);
 }

@@ -1,10 +1,11 @@
 //! A tree together with the bytes of its files, finished or on its way.
 
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::data::{DataFile, ReadError};
-use super::filling::{Filling, Pin};
+use super::filling::Filling;
 use super::{
     DirCookie, DirEntry, GrowError, GrowingTree, Ino, Listing, Order, Segment, Stat, Summary, Tree, TreeError,
 };
@@ -47,7 +48,31 @@ struct Finished {
 
 enum Side<'a> {
     Finished(&'a Finished),
-    Filling(&'a Filling),
+    Filling(Hold<&'a Live>),
+}
+
+/// The growing tree, kept though the filesystem be finished meanwhile.
+struct Hold<L: Deref<Target = Live>>(L);
+
+impl<L: Deref<Target = Live>> Hold<L> {
+    /// `None` if it has been given up already: then the filesystem is finished.
+    fn new(live: L) -> Option<Hold<L>> {
+        live.filling.pin().then(|| Hold(live))
+    }
+}
+
+impl<L: Deref<Target = Live>> Deref for Hold<L> {
+    type Target = Filling;
+
+    fn deref(&self) -> &Filling {
+        &self.0.filling
+    }
+}
+
+impl<L: Deref<Target = Live>> Drop for Hold<L> {
+    fn drop(&mut self) {
+        self.0.filling.unpin();
+    }
 }
 
 /// How far a filesystem has come.
@@ -66,8 +91,20 @@ pub enum FillState {
 pub struct Glimpse {
     /// The attributes.
     pub stat: Stat,
-    /// Whether they will stay as they are.
-    pub settled: bool,
+    /// How much of them is known.
+    pub certainty: Certainty,
+}
+
+/// How much is known of an inode's attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Certainty {
+    /// The stream has not come to it: owner, device number and link target may be missing, and its number may turn
+    /// out to be one of several for the same inode.
+    Ahead,
+    /// What the stream has brought so far: it may get more links, and a directory other attributes.
+    Growing,
+    /// All that there is to know.
+    Final,
 }
 
 impl Filesystem {
@@ -117,8 +154,10 @@ impl Filesystem {
     /// The attributes of an inode, where waiting for them can be left for later.
     pub fn glimpse(&self, ino: Ino) -> Result<Glimpse, TreeError> {
         match self.side() {
-            Side::Finished(_) => Ok(Glimpse { stat: self.stat(ino)?, settled: true }),
-            Side::Filling(filling) => Ok(Glimpse { stat: filling.glance(ino)?, settled: false }),
+            Side::Finished(finished) => {
+                Ok(Glimpse { stat: finished.stat(ino)?, certainty: Certainty::Final })
+            }
+            Side::Filling(filling) => filling.glance(ino),
         }
     }
 
@@ -127,10 +166,8 @@ impl Filesystem {
     /// `None` where it is finished already.
     pub fn pin(&self) -> Option<Pinned> {
         match &self.content {
-            Content::Live(live) if live.finished.get().is_none() => {
-                Some(Pinned { pin: live.filling.pin(), live: Arc::clone(live) })
-            }
-            _ => None,
+            Content::Live(live) => Hold::new(Arc::clone(live)).map(Pinned),
+            Content::Finished(_) => None,
         }
     }
 
@@ -164,15 +201,24 @@ impl Filesystem {
     fn side(&self) -> Side<'_> {
         match &self.content {
             Content::Finished(finished) => Side::Finished(finished),
-            Content::Live(live) => match live.finished.get() {
-                Some(finished) => Side::Finished(finished),
-                None => Side::Filling(&live.filling),
+            Content::Live(live) => loop {
+                if let Some(finished) = live.finished.get() {
+                    break Side::Finished(finished);
+                }
+                // Held until the question is answered, or the tree could go in the middle of the answer.
+                if let Some(hold) = Hold::new(&**live) {
+                    break Side::Filling(hold);
+                }
             },
         }
     }
 }
 
 impl Finished {
+    fn stat(&self, ino: Ino) -> Result<Stat, TreeError> {
+        Ok(Stat { ino, ..self.tree.stat(self.aliases.inward(ino)?)? })
+    }
+
     fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
         let ino = self.aliases.inward(ino)?;
         let layer = self.tree.stat(ino)?.layer;
@@ -218,7 +264,7 @@ fn clamp(len: u64, room: usize) -> usize {
 impl Tree for Filesystem {
     fn stat(&self, ino: Ino) -> Result<Stat, TreeError> {
         match self.side() {
-            Side::Finished(f) => Ok(Stat { ino, ..f.tree.stat(f.aliases.inward(ino)?)? }),
+            Side::Finished(f) => f.stat(ino),
             Side::Filling(filling) => filling.stat(ino),
         }
     }
@@ -284,10 +330,7 @@ impl Tree for Filesystem {
 }
 
 /// A filling filesystem, held so that a listing can be finished in the order in which it was begun.
-pub struct Pinned {
-    live: Arc<Live>,
-    pin: Pin,
-}
+pub struct Pinned(Hold<Arc<Live>>);
 
 impl Pinned {
     /// As [`Tree::read_dir`] of the filesystem that was pinned.
@@ -297,13 +340,7 @@ impl Pinned {
         from: DirCookie,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<Listing, TreeError> {
-        self.live.filling.read_dir(dir, from, emit)
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        self.live.filling.unpin(&self.pin);
+        self.0.read_dir(dir, from, emit)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::data::{DataFile, ReadError};
 use super::early::{Aliases, Early, Glance, MAX_FETCHED, Resolved, Wish, Wishes};
-use super::filesystem::read_segments;
+use super::filesystem::{Certainty, Glimpse, read_segments};
 use super::scan::{Entry, EntryKind};
 use super::{
     DirCookie, DirEntry, FileType, GrowError, GrowingTree, Ino, Listing, Order, Segment, Stat, Summary, Tree,
@@ -28,14 +28,11 @@ pub(super) struct Filling {
     /// Milliseconds after the start.
     progress: AtomicU64,
     lost: AtomicBool,
-    /// Listings that were begun here.
+    /// Questions and listings that were begun here.
     pins: AtomicUsize,
     retired: AtomicBool,
     wishes: Mutex<Option<Wishes>>,
 }
-
-/// Keeps the growing tree in memory. Goes back to [`Filling::unpin`].
-pub(super) struct Pin(());
 
 impl Filling {
     pub fn new(order: Order, data: DataFile, wishes: Option<Wishes>) -> Filling {
@@ -162,12 +159,18 @@ impl Filling {
         read(&self.tree())
     }
 
-    pub fn pin(&self) -> Pin {
+    /// Keeps the growing tree in memory until [`Filling::unpin`]. `false` if it is too late for that.
+    pub fn pin(&self) -> bool {
         self.pins.fetch_add(1, Ordering::SeqCst);
-        Pin(())
+        // In this order, as `release` looks at the two in the other one.
+        let in_time = !self.retired.load(Ordering::SeqCst);
+        if !in_time {
+            self.unpin();
+        }
+        in_time
     }
 
-    pub fn unpin(&self, _pin: &Pin) {
+    pub fn unpin(&self) {
         self.pins.fetch_sub(1, Ordering::SeqCst);
         self.release();
     }
@@ -196,12 +199,17 @@ impl Filling {
     }
 
     /// The attributes of an inode as far as they are known.
-    pub fn glance(&self, ino: Ino) -> Result<Stat, TreeError> {
+    pub fn glance(&self, ino: Ino) -> Result<Glimpse, TreeError> {
         let (tree, early) = (self.tree(), self.early());
-        match early.resolve(ino)? {
-            Resolved::Tree(known) => Ok(Stat { ino, ..tree.stat(known)? }),
-            Resolved::Ahead(node) => Ok(node.stat(ino).unwrap_or_else(|| node.glance(ino))),
-        }
+        Ok(match early.resolve(ino)? {
+            Resolved::Tree(known) => {
+                Glimpse { stat: Stat { ino, ..tree.stat(known)? }, certainty: Certainty::Growing }
+            }
+            Resolved::Ahead(node) => {
+                let stat = node.stat(ino).unwrap_or_else(|| node.glance(ino));
+                Glimpse { stat, certainty: Certainty::Ahead }
+            }
+        })
     }
 
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError> {

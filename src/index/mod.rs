@@ -18,7 +18,7 @@ mod writer;
 
 pub use data::{DataFile, FileIdentity, ReadError};
 pub use early::{Glance, MAX_FETCHED, Wish, Wishes};
-pub use filesystem::{Filesystem, FillState, Glimpse, Grower, Pinned, Whence};
+pub use filesystem::{Certainty, Filesystem, FillState, Glimpse, Grower, Pinned, Whence};
 pub use format::VERSION as FORMAT_VERSION;
 pub use growing::{GrowError, GrowingTree, Order};
 pub use reader::{Index, OpenError};

@@ -41,9 +41,11 @@ impl Tree for GrowingTree {
 
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError> {
         match self.inode(dir)?.body {
-            Body::Directory { complete, .. } => match self.child(dir, name) {
-                None if !(complete || self.complete) => Err(TreeError::NotYet),
-                found => Ok(found),
+            Body::Directory { complete, .. } => match self.dentry(dir, name) {
+                // A hard link whose target has not come is a name, though it leads nowhere yet.
+                Some(dentry) => self.dentries[dentry as usize].ino().map(Some).ok_or(TreeError::NotYet),
+                None if complete || self.complete => Ok(None),
+                None => Err(TreeError::NotYet),
             },
             _ => Err(TreeError::NotADirectory(dir)),
         }
@@ -80,7 +82,9 @@ impl Tree for GrowingTree {
         };
         while at != NONE {
             let Dentry { dead, next, .. } = self.dentries[at as usize];
-            if let (false, Some(ino)) = (dead, self.dentries[at as usize].ino()) {
+            if !dead {
+                // What stands behind a name that cannot be shown yet would be passed over if the rest were.
+                let Some(ino) = self.dentries[at as usize].ino() else { return Ok(Listing::NotYet) };
                 let file_type = self.inode_ref(ino).body.file_type();
                 let cookie = DirCookie(u64::from(at) + 1);
                 if !emit(DirEntry { name: self.name_of(at), ino, file_type, cookie }) {
