@@ -1,0 +1,5 @@
+//! Layers: what one holds, and what several make together.
+
+mod build;
+mod model;
+mod unpacked;
