@@ -119,7 +119,8 @@ pub enum EndMark {
     Required,
     /// The end mark may be missing or halved, as GNU tar allows: a file's length is known.
     Optional,
-    /// Anywhere after an entry, even without the padding of its content: a digest tells that all of it is there.
+    /// Anywhere after an entry, even without the padding of its content: a digest tells that all of it is there. What
+    /// follows two zero blocks means nothing.
     Unneeded,
 }
 
@@ -441,10 +442,19 @@ impl<R: TarInput> Scanner<R> {
         }
     }
 
-    /// The first zero block was read: a second one has to follow, and then nothing but zeros.
+    /// The first zero block was read: a second one has to follow, and then, as far as it matters, nothing but zeros.
     fn read_end_mark(&mut self) -> Result<(), ScanError> {
         self.finished = true;
         let first = self.position;
+        if self.end_mark == EndMark::Unneeded {
+            return match self.read_block("the end mark") {
+                Ok(Some(block)) if block != [0; BLOCK] => {
+                    Err(ScanError::TrailingData { at: first, found: block[..200].to_vec() })
+                }
+                Ok(_) | Err(ScanError::Truncated { .. }) => Ok(()),
+                Err(error) => Err(error),
+            };
+        }
         loop {
             let here = match self.input.fill_buf() {
                 Ok(here) => here,
