@@ -2,4 +2,6 @@
 
 mod build;
 mod model;
+mod sources;
+mod tars;
 mod unpacked;
