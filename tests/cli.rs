@@ -121,11 +121,15 @@ fn help_tells_a_newcomer_what_there_is() {
     Arguments:
       <SOURCE>
               A local image (a name, NAME@sha256:…, or an id, also a short one), or
-              a tar of a root filesystem
+              the path of a tar or an image layout
 
-              What begins with /, ./ or ../, or is the name of a file here, is a
-              tar; everything else is an image. To say which, write tar:PATH or
-              docker-daemon:NAME.
+              What begins with /, ./ or ../, or is the name of a file or an image
+              layout here, is a path, and what it holds is found out: a root
+              filesystem, or an image as docker save, podman save, skopeo and others
+              write it. Everything else is an image of the daemon's. To say which,
+              write docker-daemon:NAME, tar:PATH, docker-archive:PATH[:NAME],
+              oci-archive:PATH[:NAME] or oci:DIR[:NAME]. NAME, or @NUMBER, chooses
+              one image of several.
 
       <MOUNTPOINT>
               An empty directory
@@ -151,6 +155,13 @@ fn help_tells_a_newcomer_what_there_is() {
 
           --platform <OS/ARCH[/VARIANT]>
               The platform that the image must be for, as in linux/arm64
+
+          --max-size <SIZE>
+              Refuse a layer, or a compressed archive, that unpacks to more than
+              SIZE
+
+              Without it, 64GiB. What unpacks to more than a thousand times its size
+              is refused in any case.
 
       -h, --help
               Print help (see a summary with '-h')
@@ -190,6 +201,7 @@ fn help_tells_a_newcomer_what_there_is() {
       imagefs mount python:3.12 /mnt/py            then look into /mnt/py/rootfs
       imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
       imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain, gzip, zstd or xz
+      imagefs mount oci:DIR:latest /mnt/x          an image that no daemon has
       imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked
 
     Mount options, given by -o as for mount(8):

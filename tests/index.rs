@@ -14,19 +14,19 @@ const IDENTITY: [u8; 32] = [7; 32];
 
 /// What one path of the model leads to.
 #[derive(Clone, Debug, PartialEq)]
-struct Node {
-    what: What,
-    perm: u16,
-    uid: u32,
-    gid: u32,
-    mtime: i64,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+pub struct Node {
+    pub what: What,
+    pub perm: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: i64,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Names with the same number are hard links of one file.
-    file: usize,
+    pub file: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum What {
+pub enum What {
     Directory,
     File(Vec<u8>),
     Symlink(Vec<u8>),
@@ -36,20 +36,20 @@ enum What {
 
 /// One entry of the archive.
 #[derive(Clone, Debug)]
-enum Entry {
+pub enum Entry {
     Node(Vec<u8>, Node),
     Link(Vec<u8>, Vec<u8>),
 }
 
-type Model = BTreeMap<Vec<u8>, Node>;
+pub type Model = BTreeMap<Vec<u8>, Node>;
 
-fn implicit_directory() -> Node {
+pub fn implicit_directory() -> Node {
     let what = What::Directory;
     Node { what, perm: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: vec![], file: 0 }
 }
 
 /// Applies entries one by one, in the plainest way that can be thought of.
-fn apply(entries: &[Entry]) -> Model {
+pub fn apply(entries: &[Entry]) -> Model {
     let mut model = Model::from([(Vec::new(), implicit_directory())]);
     for (number, entry) in entries.iter().enumerate() {
         let (path, mut node) = match entry {
@@ -78,7 +78,7 @@ fn apply(entries: &[Entry]) -> Model {
 
 /// Whether an entry is one that [`apply`] knows what to do with: a link needs a target that is there and is not
 /// removed by the link itself.
-fn sensible(entries: Vec<Entry>) -> Vec<Entry> {
+pub fn sensible(entries: Vec<Entry>) -> Vec<Entry> {
     let mut kept = Vec::new();
     for entry in entries {
         if let Entry::Link(path, target) = &entry {
@@ -104,7 +104,7 @@ fn pax_record(key: &[u8], value: &[u8]) -> Vec<u8> {
     [length.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
 }
 
-fn archive(entries: &[Entry]) -> Vec<u8> {
+pub fn archive(entries: &[Entry]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for entry in entries {
         let mut header = tar::Header::new_ustar();
@@ -199,7 +199,8 @@ fn list(tree: &dyn Tree, dir: Ino) -> Vec<(Vec<u8>, Ino, FileType)> {
     }
 }
 
-fn content(tree: &dyn Tree, ino: Ino, archive: &[u8]) -> Vec<u8> {
+fn content(tree: &dyn Tree, ino: Ino, archives: &[Vec<u8>]) -> Vec<u8> {
+    let archive = &archives[usize::from(tree.stat(ino).unwrap().layer.0)];
     let mut bytes = Vec::new();
     loop {
         match tree.segment(ino, bytes.len() as u64).unwrap() {
@@ -210,8 +211,8 @@ fn content(tree: &dyn Tree, ino: Ino, archive: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Compares a tree with the model, both ways, by everything that can be asked.
-fn assert_equals(tree: &dyn Tree, model: &Model, archive: &[u8]) {
+/// Compares a tree with the model, both ways, by everything that can be asked. `archives` has one for each layer.
+pub fn assert_equals(tree: &dyn Tree, model: &Model, archives: &[Vec<u8>]) {
     let mut inodes: BTreeMap<usize, Ino> = BTreeMap::new();
     let mut seen = 0;
     let mut todo = vec![(Vec::new(), Ino::ROOT)];
@@ -253,7 +254,7 @@ fn assert_equals(tree: &dyn Tree, model: &Model, archive: &[u8]) {
             }
             What::File(bytes) => {
                 assert_eq!(stat.size, bytes.len() as u64, "{shown}");
-                assert_eq!(&content(tree, ino, archive), bytes, "{shown}");
+                assert_eq!(&content(tree, ino, archives), bytes, "{shown}");
                 FileType::Regular
             }
             What::Symlink(target) => {
@@ -277,7 +278,7 @@ fn assert_equals(tree: &dyn Tree, model: &Model, archive: &[u8]) {
     assert_eq!(tree.summary().entries as usize, model.len() - 1);
 }
 
-fn path() -> impl Strategy<Value = Vec<u8>> {
+pub fn path() -> impl Strategy<Value = Vec<u8>> {
     let name = prop_oneof![
         4 => prop::sample::select(vec![&b"a"[..], b"b", b"c"]).prop_map(<[u8]>::to_vec),
         1 => prop::collection::vec(prop::num::u8::ANY.prop_filter("a name", |b| *b != b'/' && *b != 0), 1..9)
@@ -286,7 +287,7 @@ fn path() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(name, 1..5).prop_map(|names| names.join(&b'/'))
 }
 
-fn node() -> impl Strategy<Value = Node> {
+pub fn node() -> impl Strategy<Value = Node> {
     let what = prop_oneof![
         3 => Just(What::Directory),
         4 => prop::collection::vec(prop::num::u8::ANY, 0..1500).prop_map(What::File),
@@ -310,7 +311,7 @@ fn node() -> impl Strategy<Value = Node> {
         })
 }
 
-fn entries() -> impl Strategy<Value = Vec<Entry>> {
+pub fn entries() -> impl Strategy<Value = Vec<Entry>> {
     // Symlinks get names that nothing stands beneath: what a path through a link means has tests of its own.
     let link_node =
         (node(), prop::collection::vec(prop::num::u8::ANY.prop_filter("no NUL", |b| *b != 0), 1..90))
@@ -331,11 +332,11 @@ proptest! {
         let tar = archive(&entries);
         let model = apply(&entries);
         let growing = grow(&tar);
-        assert_equals(&growing, &model, &tar);
+        assert_equals(&growing, &model, std::slice::from_ref(&tar));
         let bytes = index(&growing);
         let finished = Index::new(&bytes, &IDENTITY).unwrap();
         finished.verify().unwrap();
-        assert_equals(&finished, &model, &tar);
+        assert_equals(&finished, &model, std::slice::from_ref(&tar));
         prop_assert_eq!(index(&grow(&tar)), bytes, "the same tar gives the same index");
     }
 

@@ -7,6 +7,7 @@ mod docker;
 mod fixtures;
 mod index;
 mod laws;
+mod layers;
 mod mounts;
 mod oci;
 mod support;

@@ -14,6 +14,7 @@ use super::sessions::RegisterError;
 use crate::cache::CacheError;
 use crate::docker::DockerError;
 use crate::fuse::SessionError;
+use crate::oci::OciError;
 use crate::source::SourceError;
 
 /// What went wrong, as far as a script needs to know. Each kind has an exit status of its own.
@@ -186,7 +187,9 @@ impl From<SourceError> for CommandError {
             SourceError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
             SourceError::Read { .. } | SourceError::Thread(_) => Kind::Failed,
             SourceError::Different(_) | SourceError::NoStream => Kind::Daemon,
+            SourceError::Oci(error) => of_oci(error),
             SourceError::NotAFile(_)
+            | SourceError::Layer { .. }
             | SourceError::ChangedMeanwhile(_)
             | SourceError::Content { .. }
             | SourceError::Unpack { .. } => Kind::Input,
@@ -203,6 +206,16 @@ fn of_docker(error: &DockerError) -> Kind {
         | DockerError::WrongPlatform { .. }
         | DockerError::ContainerNotFound { .. } => Kind::NotFound,
         _ => Kind::Daemon,
+    }
+}
+
+fn of_oci(error: &OciError) -> Kind {
+    match error {
+        OciError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::NotFound,
+        OciError::Io { .. } => Kind::Failed,
+        OciError::NoSuchImage { .. } | OciError::NoSuchPlatform { .. } => Kind::NotFound,
+        OciError::SeveralImages { .. } => Kind::Usage,
+        _ => Kind::Input,
     }
 }
 

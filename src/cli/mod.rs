@@ -112,11 +112,22 @@ struct SourceArgs {
     /// The platform that the image must be for, as in linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
+    /// Refuse a layer, or a compressed archive, that unpacks to more than SIZE
+    ///
+    /// Without it, 64GiB. What unpacks to more than a thousand times its size is refused in any case.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    max_size: Option<u64>,
 }
 
 impl SourceArgs {
     fn context<'a>(&'a self, cache: &'a Cache, progress: &'a Arc<Progress>) -> source::Context<'a> {
-        source::Context { cache, host: self.host.as_deref(), platform: self.platform.as_ref(), progress }
+        source::Context {
+            cache,
+            host: self.host.as_deref(),
+            platform: self.platform.as_ref(),
+            max_size: self.max_size,
+            progress,
+        }
     }
 }
 

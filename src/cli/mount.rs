@@ -21,6 +21,7 @@ Examples:
   imagefs mount python:3.12 /mnt/py            then look into /mnt/py/rootfs
   imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
   imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain, gzip, zstd or xz
+  imagefs mount oci:DIR:latest /mnt/x          an image that no daemon has
   imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked
 
 Mount options, given by -o as for mount(8):
@@ -44,10 +45,12 @@ Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct MountArgs {
-    /// A local image (a name, NAME@sha256:…, or an id, also a short one), or a tar of a root filesystem
+    /// A local image (a name, NAME@sha256:…, or an id, also a short one), or the path of a tar or an image layout
     ///
-    /// What begins with /, ./ or ../, or is the name of a file here, is a tar; everything else is an image. To say which,
-    /// write tar:PATH or docker-daemon:NAME.
+    /// What begins with /, ./ or ../, or is the name of a file or an image layout here, is a path, and what it holds is
+    /// found out: a root filesystem, or an image as docker save, podman save, skopeo and others write it. Everything else
+    /// is an image of the daemon's. To say which, write docker-daemon:NAME, tar:PATH, docker-archive:PATH[:NAME],
+    /// oci-archive:PATH[:NAME] or oci:DIR[:NAME]. NAME, or @NUMBER, chooses one image of several.
     source: OsString,
     /// An empty directory
     mountpoint: PathBuf,

@@ -25,6 +25,7 @@ pub(super) struct Header {
     pub extents: Section,
     pub names: Section,
     pub xattrs: Section,
+    pub links: Section,
     /// [`Summary`](super::Summary)
     pub used_inodes: U64,
     pub entries: U64,
@@ -68,18 +69,23 @@ pub(super) struct InodeRecord {
     pub layer: U16,
 }
 
+/// The highest bit of [`InodeRecord::body`]; what it means depends on the type.
+const FLAG: u64 = 1 << 63;
+
 impl InodeRecord {
     /// The bit of a regular file's body that says: a run of extents, not one offset.
-    pub const SPARSE: u64 = 1 << 63;
+    pub const SPARSE: u64 = FLAG;
+    /// The bit of a directory's body that says: no entry of the archive describes it.
+    pub const IMPLICIT: u64 = FLAG;
 
     /// Two 32-bit halves: a directory's first dentry and their count, a symlink's target and its length, a
     /// device's major and minor number, a sparse file's first extent and their count.
     pub fn pair(&self) -> (u32, u32) {
-        let body = self.body.get() & !Self::SPARSE;
+        let body = self.body.get() & !FLAG;
         ((body >> 32) as u32, body as u32)
     }
 
-    /// The body that [`Self::pair`] takes apart. `high` must be below 2^31 for a sparse file.
+    /// The body that [`Self::pair`] takes apart. `high` must be below 2^31 where the bit means something.
     pub fn from_pair(high: u32, low: u32) -> U64 {
         U64::new(u64::from(high) << 32 | u64::from(low))
     }
@@ -107,14 +113,26 @@ pub(super) struct ExtentRecord {
     pub at: U64,
 }
 
+/// A hard link of a layer to a file that is not in it. They stand in the order of their inodes.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct LinkRecord {
+    /// The empty regular file that stands for it.
+    pub ino: U32,
+    /// Where in the name section the path of the file begins, and how long it is.
+    pub target: U32,
+    pub target_len: U32,
+}
+
 const _: () = {
-    assert!(size_of::<Header>() == 200);
+    assert!(size_of::<Header>() == 224);
     assert!(std::mem::offset_of!(Header, identity) == 16);
     assert!(std::mem::offset_of!(Header, inodes) == 48);
-    assert!(std::mem::offset_of!(Header, used_inodes) == 168);
+    assert!(std::mem::offset_of!(Header, used_inodes) == 192);
     assert!(size_of::<Section>() == 24);
     assert!(size_of::<InodeRecord>() == 48);
     assert!(std::mem::offset_of!(InodeRecord, mode) == 44);
     assert!(size_of::<DentryRecord>() == 12);
     assert!(size_of::<ExtentRecord>() == 24);
+    assert!(size_of::<LinkRecord>() == 12);
 };

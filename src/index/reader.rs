@@ -11,8 +11,8 @@ use memmap2::Mmap;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::extent::sparse_segment;
-use super::format::{DentryRecord, ExtentRecord, Header, InodeRecord, MAGIC, Section, VERSION};
-use super::scan::Extent;
+use super::format::{DentryRecord, ExtentRecord, Header, InodeRecord, LinkRecord, MAGIC, Section, VERSION};
+use super::scan::{Content, Extent};
 use super::{
     DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp, Tree, TreeError,
 };
@@ -48,6 +48,7 @@ pub struct Index<B> {
     extents: Range<usize>,
     names: Range<usize>,
     xattrs: Range<usize>,
+    links: Range<usize>,
     summary: Summary,
 }
 
@@ -99,6 +100,7 @@ impl<B: AsRef<[u8]>> Index<B> {
             extents: section(&header.extents, size_of::<ExtentRecord>())?,
             names: section(&header.names, 1)?,
             xattrs: section(&header.xattrs, 1)?,
+            links: section(&header.links, size_of::<LinkRecord>())?,
             summary: Summary {
                 inodes: header.used_inodes.get(),
                 entries: header.entries.get(),
@@ -120,6 +122,7 @@ impl<B: AsRef<[u8]>> Index<B> {
             (&self.extents, &header.extents, "the extents' checksum is wrong"),
             (&self.names, &header.names, "the names' checksum is wrong"),
             (&self.xattrs, &header.xattrs, "the extended attributes' checksum is wrong"),
+            (&self.links, &header.links, "the links' checksum is wrong"),
         ] {
             if crc32fast::hash(&all[range.clone()]) != section.checksum.get() {
                 return Err(OpenError::Damaged(what));
@@ -194,6 +197,67 @@ impl<B: AsRef<[u8]>> Index<B> {
     }
 }
 
+/// What a merge has to know of a layer's tree.
+impl<B: AsRef<[u8]>> Index<B> {
+    /// Whether no entry of the archive describes this directory: paths lead through it, that is all.
+    pub fn is_implicit(&self, ino: Ino) -> Result<bool, TreeError> {
+        match self.inode(ino)? {
+            (record, FileType::Directory) => Ok(record.body.get() & InodeRecord::IMPLICIT != 0),
+            _ => Err(TreeError::NotADirectory(ino)),
+        }
+    }
+
+    /// The hard links that lead out of a layer: the empty file that stands for each, and the path of the file in the
+    /// layers below.
+    pub fn links_out(&self) -> impl Iterator<Item = Result<(Ino, &[u8]), TreeError>> {
+        let count = self.links.len() / size_of::<LinkRecord>();
+        (0..count as u64).map(|i| {
+            let record: Option<LinkRecord> = self.record(&self.links, i);
+            let found = record.and_then(|record| {
+                let start = record.target.get() as usize;
+                let end = start.checked_add(record.target_len.get() as usize)?;
+                Some((Ino(record.ino.get()), self.section(&self.names).get(start..end)?))
+            });
+            found.ok_or(TreeError::Corrupt("a link's target lies outside of the index"))
+        })
+    }
+
+    /// Where the bytes of a regular file are.
+    pub(super) fn content(&self, ino: Ino) -> Result<Content, TreeError> {
+        let (record, file_type) = self.inode(ino)?;
+        if file_type != FileType::Regular {
+            return Err(TreeError::NotAFile(ino));
+        }
+        if record.body.get() & InodeRecord::SPARSE == 0 {
+            return Ok(Content::Contiguous { at: record.body.get() });
+        }
+        let (first, count) = record.pair();
+        // Ends at the first that is not there, whatever the count says.
+        let extents = (u64::from(first)..).take(count as usize).map(|i| self.extent(i));
+        let extents: Option<Vec<Extent>> = extents.collect();
+        extents.map(Content::Sparse).ok_or(TreeError::Corrupt("extents lie outside of the index"))
+    }
+
+    fn extent(&self, number: u64) -> Option<Extent> {
+        let record: ExtentRecord = self.record(&self.extents, number)?;
+        Some(Extent { offset: record.offset.get(), len: record.len.get(), at: record.at.get() })
+    }
+
+    /// The names of a directory, sorted.
+    pub(super) fn children(
+        &self,
+        dir: Ino,
+    ) -> Result<impl Iterator<Item = Result<DirEntry<'_>, TreeError>>, TreeError> {
+        let directory = self.directory(dir)?;
+        Ok(directory.dentries.iter().enumerate().map(move |(position, dentry)| {
+            let (ino, file_type) = self.child(dir, dentry)?;
+            let cookie = DirCookie(position as u64 + 1);
+            Ok(DirEntry { name: directory.name(dentry)?, ino, file_type, cookie })
+        }))
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Directory<'a> {
     dentries: &'a [DentryRecord],
     names: &'a [u8],
@@ -257,12 +321,8 @@ impl<B: AsRef<[u8]> + Send + Sync> Tree for Index<B> {
         from: DirCookie,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<Listing, TreeError> {
-        let directory = self.directory(dir)?;
-        let from = usize::try_from(from.0).unwrap_or(usize::MAX).min(directory.dentries.len());
-        for (position, dentry) in directory.dentries.iter().enumerate().skip(from) {
-            let (ino, file_type) = self.child(dir, dentry)?;
-            let cookie = DirCookie(position as u64 + 1);
-            if !emit(DirEntry { name: directory.name(dentry)?, ino, file_type, cookie }) {
+        for entry in self.children(dir)?.skip(usize::try_from(from.0).unwrap_or(usize::MAX)) {
+            if !emit(entry?) {
                 return Ok(Listing::Stopped);
             }
         }
@@ -317,10 +377,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Tree for Index<B> {
             return Ok(Segment::Data { at: at.ok_or(TreeError::Corrupt("content past 2^64"))?, len: left });
         }
         let (first, count) = record.pair();
-        let extent = |i: usize| {
-            let record: ExtentRecord = self.record(&self.extents, u64::from(first) + i as u64)?;
-            Some(Extent { offset: record.offset.get(), len: record.len.get(), at: record.at.get() })
-        };
+        let extent = |i: usize| self.extent(u64::from(first) + i as u64);
         Ok(sparse_segment(count as usize, extent, offset, left))
     }
 

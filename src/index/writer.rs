@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
-use super::format::{DentryRecord, ExtentRecord, Header, InodeRecord, MAGIC, Section, VERSION};
+use super::format::{DentryRecord, ExtentRecord, Header, InodeRecord, LinkRecord, MAGIC, Section, VERSION};
 use super::growing::{Body, GrowingTree, Inode};
 use super::{FileType, Ino, Summary, Tree};
 
@@ -23,8 +23,8 @@ pub fn write_index<W: Write + Seek>(tree: &GrowingTree, identity: &[u8; 32], out
     let xattrs = out.end()?;
 
     out.begin();
-    let name_bytes = order.dentries.iter().map(|&d| tree.name_of(d).len() as u64).sum();
-    write_inodes(tree, &order, &xattrs_at, name_bytes, &mut out)?;
+    let name_bytes: u64 = order.dentries.iter().map(|&d| tree.name_of(d).len() as u64).sum();
+    let link_targets_at = write_inodes(tree, &order, &xattrs_at, name_bytes, &mut out)?;
     let inodes = out.end()?;
 
     out.begin();
@@ -67,7 +67,23 @@ pub fn write_index<W: Write + Seek>(tree: &GrowingTree, identity: &[u8; 32], out
             out.write(tree.target(target, len))?;
         }
     }
+    for (_, target) in &tree.links_out {
+        out.write(target)?;
+    }
     let names = out.end()?;
+
+    out.begin();
+    let mut target_at = link_targets_at;
+    for (ino, target) in &tree.links_out {
+        let record = LinkRecord {
+            ino: U32::new(ino.0),
+            target: U32::new(offset(target_at)?),
+            target_len: U32::new(target.len() as u32),
+        };
+        out.write(record.as_bytes())?;
+        target_at += target.len() as u64;
+    }
+    let links = out.end()?;
 
     let mut header = Header {
         magic: MAGIC,
@@ -79,6 +95,7 @@ pub fn write_index<W: Write + Seek>(tree: &GrowingTree, identity: &[u8; 32], out
         extents,
         names,
         xattrs,
+        links,
         used_inodes: U64::new(summary.inodes),
         entries: U64::new(summary.entries),
         bytes: U64::new(summary.bytes),
@@ -129,13 +146,14 @@ impl Order {
     }
 }
 
+/// Returns where in the name section the symlinks' targets end.
 fn write_inodes<W: Write + Seek>(
     tree: &GrowingTree,
     order: &Order,
     xattrs_at: &[u32],
     name_bytes: u64,
     out: &mut SectionWriter<W>,
-) -> io::Result<()> {
+) -> io::Result<u64> {
     out.write(InodeRecord::default().as_bytes())?;
     let mut target_at = name_bytes;
     for (i, inode) in tree.inodes.iter().enumerate() {
@@ -147,7 +165,9 @@ fn write_inodes<W: Write + Seek>(
             Body::Directory { .. } => {
                 let (first, end) = (order.starts[i + 1], order.starts[i + 2]);
                 let parent = tree.above(Ino(i as u32 + 1));
-                (u64::from(parent.0), InodeRecord::from_pair(first, end - first))
+                let flag = if inode.implicit { InodeRecord::IMPLICIT } else { 0 };
+                let pair = InodeRecord::from_pair(first, end - first).get();
+                (u64::from(parent.0), U64::new(pair | flag))
             }
             Body::Contiguous { at } => (inode.size, U64::new(at)),
             Body::Sparse { first, count } => {
@@ -178,7 +198,7 @@ fn write_inodes<W: Write + Seek>(
         };
         out.write(record.as_bytes())?;
     }
-    Ok(())
+    Ok(target_at)
 }
 
 /// The sets one behind the other: a count, then for each attribute the lengths of name and value, and both.

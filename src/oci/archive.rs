@@ -23,6 +23,10 @@ const MAX_CATALOGUE: usize = 32 << 20;
 /// What a member costs in memory beside its name, bytes.
 const MEMBER_COST: usize = 128;
 
+/// Members among which an image's description has to come, where nobody said that there is one. A layer is four
+/// members at most.
+const MAX_RECOGNISED: usize = 20_000;
+
 /// Symbolic links followed on the way to one blob; path_resolution(7).
 const MAX_LINKS: usize = 40;
 
@@ -166,8 +170,13 @@ fn scan(
 ) -> Result<Option<Transport>, OciError> {
     let (mut layout, mut index, mut manifest) = (false, false, false);
     let mut scanner = Scanner::new(input, path);
+    let mut members = 0;
     while let Some((name, member)) = scanner.next()? {
         if look == Look::Recognise {
+            members += 1;
+            if members > MAX_RECOGNISED {
+                return Ok(None);
+            }
             match components(&name).as_slice() {
                 [top, ..] if ROOTFS_DIRECTORIES.contains(&&top[..]) => return Ok(None),
                 [top] if matches!(member, Member::File { .. }) => match &top[..] {

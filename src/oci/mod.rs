@@ -96,6 +96,8 @@ pub struct OciImage {
     pub names: Vec<String>,
     /// What it is for, by its configuration; `unknown` where that does not say.
     pub platform: Platform,
+    /// When it was made, in RFC 3339, where its configuration says so.
+    pub created: Option<String>,
     /// How it is run.
     pub config: ImageConfig,
     /// The whole configuration as it is stored: JSON of which `id` is the digest.
@@ -161,8 +163,20 @@ impl OciImage {
                 Ok(Layer { diff_id, digest, size, media_type, created_by, blob })
             })
             .collect::<Result<_, OciError>>()?;
-        let config = file.config.unwrap_or_default();
-        Ok(OciImage { id, manifest, names, platform, config, raw_config, history, layers, store, limits })
+        let (created, config) = (file.created, file.config.unwrap_or_default());
+        Ok(OciImage {
+            id,
+            manifest,
+            names,
+            platform,
+            created,
+            config,
+            raw_config,
+            history,
+            layers,
+            store,
+            limits,
+        })
     }
 
     /// The tar of a layer of [`layers`](OciImage::layers), unpacked and verified while it is read.

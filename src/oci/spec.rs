@@ -165,6 +165,8 @@ pub(super) fn is_docker_manifest(bytes: &[u8]) -> bool {
 #[derive(Debug, Deserialize)]
 pub(super) struct ConfigFile {
     #[serde(default)]
+    pub(super) created: Option<String>,
+    #[serde(default)]
     pub(super) os: String,
     #[serde(default)]
     pub(super) architecture: String,

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::cache::CacheError;
 use crate::docker::{BadName, DockerError, EndpointError};
-use crate::index::GrowError;
+use crate::image::Digest;
 use crate::index::scan::ScanError;
+use crate::index::{GrowError, MergeError};
+use crate::oci::OciError;
 use crate::progress::Cancelled;
 
 /// Why a source cannot be served.
@@ -34,6 +36,19 @@ pub enum SourceError {
     /// The daemon did not do what it was asked.
     #[error(transparent)]
     Docker(#[from] DockerError),
+    /// An image in an archive or a layout cannot be used.
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    /// A layer of an image is not what it should be.
+    #[error("cannot use {}: layer {layer}: {problem}", quote(Path::new(source_name)))]
+    Layer {
+        /// The source.
+        source_name: OsString,
+        /// The layer's diff id.
+        layer: Digest,
+        /// What is wrong with it.
+        problem: ContentProblem,
+    },
     /// The cache is in trouble.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -90,6 +105,9 @@ pub enum ContentProblem {
     /// As a tree.
     #[error(transparent)]
     Grow(#[from] GrowError),
+    /// As one of several layers.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
 }
 
 impl SourceError {
@@ -99,6 +117,7 @@ impl SourceError {
             SourceError::Transport { instead, .. } => Some((*instead).to_owned()),
             SourceError::Endpoint(e) => e.hint(),
             SourceError::Docker(e) => e.hint(),
+            SourceError::Oci(e) => e.hint(),
             SourceError::Cache(e) => e.hint(),
             SourceError::ChangedMeanwhile(_) => Some("try again when nobody writes to it".to_owned()),
             SourceError::Content { problem: ContentProblem::Scan(ScanError::NotATar), .. } => Some(
@@ -118,16 +137,16 @@ impl SourceError {
 
     /// For an error that came up while a stream was read and written: it knows itself which of the two failed.
     pub(super) fn stream(source: &OsStr, error: io::Error) -> SourceError {
-        match error.downcast::<DockerError>() {
-            Ok(error) => error.into(),
-            Err(error) => match error.downcast::<CacheError>() {
-                Ok(error) => error.into(),
-                Err(error) => match error.downcast::<Cancelled>() {
-                    Ok(error) => error.into(),
-                    Err(error) => SourceError::Unpack { source_name: source.to_owned(), error },
-                },
-            },
+        fn own<E: Into<SourceError> + std::error::Error + Send + Sync + 'static>(
+            error: io::Error,
+        ) -> Result<SourceError, io::Error> {
+            error.downcast::<E>().map(Into::into)
         }
+        own::<DockerError>(error)
+            .or_else(own::<CacheError>)
+            .or_else(own::<OciError>)
+            .or_else(own::<Cancelled>)
+            .unwrap_or_else(|error| SourceError::Unpack { source_name: source.to_owned(), error })
     }
 }
 

@@ -79,6 +79,15 @@ pub(super) struct Job {
     ready: SyncSender<()>,
 }
 
+/// The entry of a content, or the right to make it, for which this waits if another process has it.
+pub(super) fn claim(content: Content, context: &Context<'_>) -> Result<Claim, SourceError> {
+    let progress = context.progress;
+    Ok(context.cache.fill(content, &mut |_| {
+        progress.enter(Phase::Waiting);
+        if progress.check().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?)
+}
+
 /// Opens the entry of a plan's content, or starts to fill it: `bytes` says where the bytes go, `work` brings them.
 pub(super) fn open(
     plan: Plan,
@@ -87,11 +96,7 @@ pub(super) fn open(
     work: impl FnOnce(Job, Bytes) -> Result<Entry, SourceError> + Send + 'static,
 ) -> Result<Opened, SourceError> {
     let progress = Arc::clone(context.progress);
-    let claim = context.cache.fill(plan.content.clone(), &mut |_| {
-        progress.enter(Phase::Waiting);
-        if progress.check().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
-    let filler = match claim? {
+    let filler = match claim(plan.content.clone(), context)? {
         Claim::Entry(entry) => return Ok(Opened::Entry(Box::new(entry))),
         Claim::Filler(filler) => filler,
     };

@@ -114,6 +114,7 @@ fn details(image: &Image) -> Details {
         names: image.names.clone(),
         created: image.created.map(|created| created.to_string()),
         config: Some(image.config.clone()),
+        layers: Vec::new(),
     }
 }
 

@@ -8,18 +8,21 @@ mod ahead;
 mod error;
 mod fill;
 mod image;
+mod layers;
 mod spec;
 mod tarball;
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Entry, Kind};
 use crate::docker::Endpoint;
-use crate::image::Platform;
+use crate::image::{Digest, Platform};
 use crate::index::Filesystem;
+use crate::oci::{self, Limits, OciError, Reference};
 use crate::progress::{Phase, Progress};
 
 use self::fill::{Fill, Opened};
@@ -35,11 +38,18 @@ pub struct Context<'a> {
     pub host: Option<&'a str>,
     /// The platform that is wanted, where the user gave one.
     pub platform: Option<&'a Platform>,
+    /// Bytes that one layer, or an archive that is compressed as a whole, may unpack to, where the user set a limit.
+    pub max_size: Option<u64>,
     /// Told how far things are, and asked whether to go on.
     pub progress: &'a Arc<Progress>,
 }
 
 impl Context<'_> {
+    fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        Limits { max_unpacked: self.max_size.unwrap_or(usual.max_unpacked), ..usual }
+    }
+
     fn endpoint(&self) -> Result<Endpoint, SourceError> {
         Ok(Endpoint::from_environment(self.host)?)
     }
@@ -75,6 +85,21 @@ pub struct Details {
     /// An image's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<crate::image::ImageConfig>,
+    /// An image's layers, lowest first, where it was got as layers: the layer numbers of its filesystem count these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerDetails>,
+}
+
+/// What is known of one layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerDetails {
+    /// The digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// The bytes of its blob, as it is stored.
+    pub size: u64,
+    /// The command that made it, by the image's history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
 }
 
 /// One filesystem of a source, with its row of the mount table.
@@ -103,8 +128,32 @@ pub fn open(source: &OsStr, context: &Context<'_>) -> Result<Source, SourceError
     let opened = match Spec::parse(source)? {
         Spec::Image(name) => image::open(source, &name, context)?,
         Spec::Tar(path) => tarball::open(source, &path, context)?,
+        Spec::Packed { transport, path, reference } => {
+            layers::open(source, &path, transport, reference, context)?
+        }
+        Spec::Path { path, reference } => open_path(source, &path, reference, context)?,
     };
     Source::of(source, opened, context)
+}
+
+/// Opens what a path holds, which its content tells: an image, or the tar of a root filesystem.
+fn open_path(
+    source: &OsStr,
+    path: &Path,
+    reference: Option<Reference>,
+    context: &Context<'_>,
+) -> Result<Opened, SourceError> {
+    // What was a tar when it was indexed still is, without another look.
+    if let (None, Some(entry)) = (&reference, tarball::cached(path, context)?) {
+        return Ok(Opened::Entry(Box::new(entry)));
+    }
+    match oci::detect(path, context.limits()) {
+        Ok(Some(transport)) => layers::open(source, path, transport, reference, context),
+        Err(error) if path.is_dir() || reference.is_some() => Err(error.into()),
+        Ok(None) if reference.is_some() => Err(OciError::NotAnImage(path.to_owned()).into()),
+        // What is wrong with it, if anything, is told by whoever reads it as a tar.
+        Ok(None) | Err(_) => tarball::open(source, path, context),
+    }
 }
 
 impl Source {
@@ -171,6 +220,7 @@ impl Source {
             "names": self.details.names,
             "created": self.details.created,
             "config": self.details.config,
+            "layers": self.details.layers,
             "mounts": mounts,
         })
     }

@@ -4,9 +4,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::SourceError;
+use crate::oci::{Reference, Transport};
 
 /// What the user named, taken apart, before anybody was asked whether it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,22 +16,42 @@ pub enum Spec {
     Image(String),
     /// A tar of a root filesystem, perhaps compressed.
     Tar(PathBuf),
+    /// An image in an archive or a layout.
+    Packed {
+        /// How it is packed.
+        transport: Transport,
+        /// The archive or the directory.
+        path: PathBuf,
+        /// Which image of several.
+        reference: Option<Reference>,
+    },
+    /// A tar of a root filesystem, or an archive or layout of images: its content tells.
+    Path {
+        /// A file or a directory.
+        path: PathBuf,
+        /// Which image of several.
+        reference: Option<Reference>,
+    },
 }
 
+/// Transports that are read.
+const PACKED: [(&[u8], Transport); 3] = [
+    (b"docker-archive:", Transport::DockerArchive),
+    (b"oci-archive:", Transport::OciArchive),
+    (b"oci:", Transport::OciDir),
+];
+
 /// Transports that exist elsewhere, and what to do instead.
-const FOREIGN: [(&str, &str); 7] = [
+const FOREIGN: [(&str, &str); 4] = [
     ("docker", "imagefs is no registry client: pull the image first, then name it without docker://"),
-    ("oci", "export a tar of the root filesystem, or load the image into the daemon"),
-    ("oci-archive", "load the image into the daemon: docker load or podman load"),
-    ("docker-archive", "load the image into the daemon: docker load"),
     ("containers-storage", "point DOCKER_HOST at Podman's socket, and name the image without a transport"),
     ("container", "docker export CONTAINER > FILE, then mount FILE"),
-    ("dir", "copy the image to the daemon first"),
+    ("dir", "skopeo copy dir:PATH oci:NEW, then mount NEW"),
 ];
 
 impl Spec {
-    /// Takes a source apart. A word without a transport is a file if it looks like a path or if there is a file
-    /// of that name, and else an image.
+    /// Takes a source apart. A word without a transport is a path if it looks like one, or if there is such a file or
+    /// image layout, and else an image.
     pub fn parse(source: &OsStr) -> Result<Spec, SourceError> {
         let bytes = source.as_bytes();
         if let Some(path) = bytes.strip_prefix(b"tar:") {
@@ -40,12 +61,19 @@ impl Spec {
             return Spec::image(source, name);
         }
         let looks_like_a_path = [&b"/"[..], b"./", b"../"].iter().any(|start| bytes.starts_with(start));
-        if looks_like_a_path || std::fs::metadata(source).is_ok_and(|found| found.is_file()) {
-            return Ok(Spec::Tar(source.into()));
+        if looks_like_a_path || is_source(Path::new(source)) {
+            let (path, reference) = split_reference(source, bytes)?;
+            return Ok(Spec::Path { path, reference });
+        }
+        for (prefix, transport) in PACKED {
+            if let Some(rest) = bytes.strip_prefix(prefix) {
+                let (path, reference) = split_reference(source, rest)?;
+                return Ok(Spec::Packed { transport, path, reference });
+            }
         }
         for (transport, instead) in FOREIGN {
             let rest = bytes.strip_prefix(transport.as_bytes());
-            // `docker:24` is an image, `docker://…` is a transport, and so is `oci:…`.
+            // `docker:24` is an image, `docker://…` is a transport, and so is `dir:…`.
             let colon: &[u8] = if transport == "docker" { b"://" } else { b":" };
             if rest.is_some_and(|rest| rest.starts_with(colon)) {
                 return Err(SourceError::Transport { transport, instead });
@@ -58,6 +86,28 @@ impl Spec {
         let name = std::str::from_utf8(name).map_err(|_| SourceError::NotUtf8(source.to_owned()))?;
         Ok(Spec::Image(name.to_owned()))
     }
+}
+
+/// Whether a word that could be an image's name is a file, or a layout of images.
+fn is_source(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file()) || path.join("oci-layout").is_file()
+}
+
+/// Takes PATH and `:REFERENCE` apart, at the first colon that has something before it that exists, or else at the
+/// first. What exists as a whole has no reference.
+fn split_reference(source: &OsStr, bytes: &[u8]) -> Result<(PathBuf, Option<Reference>), SourceError> {
+    let exists = |path: &[u8]| Path::new(OsStr::from_bytes(path)).exists();
+    let colons = || bytes.iter().enumerate().filter(|(_, byte)| **byte == b':').map(|(at, _)| at);
+    let colon = match colons().next() {
+        None => None,
+        Some(_) if exists(bytes) => None,
+        first => colons().find(|&at| exists(&bytes[..at])).or(first),
+    };
+    let Some(colon) = colon else { return Ok((OsStr::from_bytes(bytes).into(), None)) };
+    let (path, reference) = (&bytes[..colon], &bytes[colon + 1..]);
+    let reference = std::str::from_utf8(reference).map_err(|_| SourceError::NotUtf8(source.to_owned()))?;
+    let reference = (!reference.is_empty()).then(|| reference.parse().unwrap_or_else(|never| match never {}));
+    Ok((OsStr::from_bytes(path).into(), reference))
 }
 
 #[cfg(test)]
@@ -74,16 +124,42 @@ mod tests {
             assert_eq!(parse(name).unwrap(), Spec::Image(name.into()), "{name}");
         }
         assert_eq!(parse("docker-daemon:tar:latest").unwrap(), Spec::Image("tar:latest".into()));
-        for path in ["/a.tar", "./a", "../a:b"] {
-            assert_eq!(parse(path).unwrap(), Spec::Tar(path.into()), "{path}");
+        let path = |path: &str| Spec::Path { path: path.into(), reference: None };
+        for name in ["/a.tar", "./a", "../a", "Cargo.toml"] {
+            assert_eq!(parse(name).unwrap(), path(name), "{name}");
         }
         assert_eq!(parse("tar:a").unwrap(), Spec::Tar("a".into()));
-        assert_eq!(parse("Cargo.toml").unwrap(), Spec::Tar("Cargo.toml".into()));
+        assert!(matches!(parse("src"), Ok(Spec::Image(_))), "a directory that is no layout");
+    }
+
+    #[test]
+    fn a_reference_stands_behind_the_path() {
+        let packed = |transport, path: &str, reference: Option<&str>| Spec::Packed {
+            transport,
+            path: path.into(),
+            reference: reference.map(|r| r.parse().unwrap()),
+        };
+        for (text, expected) in [
+            ("oci:/layout", packed(Transport::OciDir, "/layout", None)),
+            ("oci:dir:a:b", packed(Transport::OciDir, "dir", Some("a:b"))),
+            ("oci-archive:x.tar:", packed(Transport::OciArchive, "x.tar", None)),
+            ("docker-archive:x.tar:@1", packed(Transport::DockerArchive, "x.tar", Some("@1"))),
+            ("docker-archive:x:reg:5000/a:1", packed(Transport::DockerArchive, "x", Some("reg:5000/a:1"))),
+        ] {
+            assert_eq!(parse(text).unwrap(), expected, "{text}");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let odd = directory.path().join("a:b");
+        std::fs::write(&odd, "").unwrap();
+        let odd = odd.to_str().unwrap();
+        assert_eq!(parse(odd).unwrap(), Spec::Path { path: odd.into(), reference: None });
+        let second = Some(Reference::Index(1));
+        assert_eq!(parse(&format!("{odd}:@1")).unwrap(), Spec::Path { path: odd.into(), reference: second });
     }
 
     #[test]
     fn a_registry_is_not_asked() {
-        for text in ["docker://alpine", "oci:/layout", "dir:/x"] {
+        for text in ["docker://alpine", "containers-storage:x", "dir:/x"] {
             assert!(matches!(parse(text), Err(SourceError::Transport { .. })), "{text}");
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::fill::{self, Bytes, Opened, Plan};
 use super::{Context, Details, SourceError};
-use crate::cache::{Content, Kind, Obtained, tar_identity};
+use crate::cache::{Content, Entry, Kind, Obtained, tar_identity};
 use crate::index::scan::EndMark;
 use crate::index::{FileIdentity, Order};
 use crate::progress::Phase;
@@ -19,6 +19,25 @@ const MAX_MEMORY: u64 = 128 << 20;
 
 /// How long to wait for an archive to be read whole, so that a bad one is refused at once.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The entry of a tar, if it is in the cache.
+pub(super) fn cached(path: &Path, context: &Context<'_>) -> Result<Option<Entry>, SourceError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let Ok(identity) = File::open(path).and_then(|file| FileIdentity::of(&file)) else { return Ok(None) };
+    Ok(context.cache.lookup(content(&identity).key())?)
+}
+
+fn content(identity: &FileIdentity) -> Content {
+    Content {
+        kind: Kind::Tar,
+        identity: tar_identity(identity),
+        platform: None,
+        layers: Vec::new(),
+        obtained: Obtained::File,
+    }
+}
 
 /// Opens a tar, or starts to index it.
 pub(super) fn open(source: &OsStr, path: &Path, context: &Context<'_>) -> Result<Opened, SourceError> {
@@ -32,13 +51,7 @@ pub(super) fn open(source: &OsStr, path: &Path, context: &Context<'_>) -> Result
     let identity = FileIdentity::of(&file).map_err(|e| SourceError::read(&path, e))?;
     let compression = Compression::of(&file).map_err(|e| SourceError::read(&path, e))?;
     let plan = Plan {
-        content: Content {
-            kind: Kind::Tar,
-            identity: tar_identity(&identity),
-            platform: None,
-            layers: Vec::new(),
-            obtained: Obtained::File,
-        },
+        content: content(&identity),
         source: source.to_owned(),
         details: Details::default(),
         leave_out: &[],

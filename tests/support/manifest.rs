@@ -1,5 +1,7 @@
 //! Every attribute of every entry of a file tree, and how two trees differ.
 
+mod tree;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};

@@ -5,6 +5,8 @@
 //! [index](super::writer) keep it. What is replaced or removed leaves a gap in the numbers.
 
 mod answers;
+mod layer;
+mod merge;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -13,6 +15,8 @@ use hashbrown::HashTable;
 
 use super::scan::{Content, Entry, EntryKind, Extent};
 use super::{FileType, Ino, LayerNo, Timestamp, TreeError};
+
+pub use merge::{Merge, MergeError};
 
 /// Symlinks that are followed while one path is resolved, as in path_resolution(7).
 const MAX_SYMLINKS: usize = 40;
@@ -85,6 +89,8 @@ pub(super) struct Inode {
     pub xattrs: u32,
     pub perm: u16,
     pub layer: LayerNo,
+    /// A directory that no entry describes: paths lead through it, that is all.
+    pub implicit: bool,
 }
 
 /// A name in a directory.
@@ -142,6 +148,10 @@ pub struct GrowingTree {
     /// With [`Order::DepthFirst`]: the directory that the archive is in, and those above it, the root first.
     walk: Vec<Ino>,
     complete: bool,
+    /// Whether this is one layer of an image, and hard links may lead out of it.
+    of_layer: bool,
+    /// The hard links that do: what stands for the file, and the path that it has in the layers below.
+    pub(super) links_out: Vec<(Ino, Vec<u8>)>,
 }
 
 /// What is known of the order of an archive's entries.
@@ -186,6 +196,8 @@ impl GrowingTree {
             order,
             walk: vec![Ino::ROOT],
             complete: false,
+            of_layer: false,
+            links_out: Vec::new(),
         };
         tree.inodes.push(implicit_directory(LayerNo(0)));
         tree
@@ -200,7 +212,7 @@ impl GrowingTree {
             let xattrs = self.intern(entry.xattrs)?;
             let root = &mut self.inodes[0];
             (root.perm, root.uid, root.gid, root.mtime) = (entry.perm, entry.uid, entry.gid, entry.mtime);
-            (root.xattrs, root.layer) = (xattrs, self.layer);
+            (root.xattrs, root.layer, root.implicit) = (xattrs, self.layer, false);
             return Ok(Some(Ino::ROOT));
         }
         let split = entry.path.iter().rposition(|&b| b == b'/');
@@ -217,6 +229,7 @@ impl GrowingTree {
             xattrs: self.intern(entry.xattrs)?,
             perm: entry.perm,
             layer: self.layer,
+            implicit: false,
         };
         let name = &entry.path[name_at..];
         match entry.kind {
@@ -283,12 +296,12 @@ impl GrowingTree {
                     }
                     Some(ino) => self.attach(at, ino),
                     None => {
-                        tracing::warn!(
-                            "the hard link {} has no target {} in its archive: shown as an empty file",
-                            quote(self.name_of(at)),
-                            quote(&forward.target),
-                        );
                         let ino = self.add_inode(forward.fallback)?;
+                        if self.of_layer {
+                            self.links_out.push((ino, forward.target));
+                        } else {
+                            warn_no_target(self.name_of(at), &forward.target);
+                        }
                         self.attach(at, ino);
                         target = Some(ino);
                     }
@@ -307,7 +320,7 @@ impl GrowingTree {
         let mut nearest: HashMap<Ino, (usize, Ino)> = HashMap::new();
         for dentry in &self.dentries {
             if let (false, Some(ino)) = (dentry.dead, dentry.ino())
-                && let Inode { body: Body::Symlink { .. }, nlink: 2.., .. } = self.inode_ref(ino)
+                && let Body::Symlink { .. } = self.inode_ref(ino).body
             {
                 let here = (self.depth(dentry.parent), dentry.parent);
                 nearest.entry(ino).and_modify(|known| *known = here.min(*known)).or_insert(here);
@@ -349,7 +362,12 @@ impl GrowingTree {
                 Some(child) if self.is_directory(child) => child,
                 Some(child) => match self.resolve(dir, child) {
                     Some(target) => target,
-                    None => self.add_directory(dir, name, implicit_directory(self.layer))?,
+                    None => {
+                        match self.of_layer.then(|| self.make_target(dir, child)).transpose()?.flatten() {
+                            Some(target) => target,
+                            None => self.add_directory(dir, name, implicit_directory(self.layer))?,
+                        }
+                    }
                 },
                 None => self.add_directory(dir, name, implicit_directory(self.layer))?,
             };
@@ -688,7 +706,12 @@ fn implicit_directory(layer: LayerNo) -> Inode {
         xattrs: 0,
         perm: 0o755,
         layer,
+        implicit: true,
     }
+}
+
+fn warn_no_target(name: &[u8], target: &[u8]) {
+    tracing::warn!("the hard link {} has no target {}: shown as an empty file", quote(name), quote(target));
 }
 
 fn number(n: usize) -> Result<u32, GrowError> {

@@ -119,6 +119,9 @@ pub enum EndMark {
     Required,
     /// The end mark may be missing or halved, as GNU tar allows: a file's length is known.
     Optional,
+    /// Anywhere after an entry, even without the padding of its content: a digest tells that all of it is there. What
+    /// follows two zero blocks means nothing.
+    Unneeded,
 }
 
 /// What an entry says of the data behind it.
@@ -190,7 +193,7 @@ pub struct Scanner<R> {
     input: R,
     end_mark: EndMark,
     position: u64,
-    /// Content of the last entry that is still to be passed over, padding included.
+    /// Content of the last entry that is still to be passed over, padding not included.
     behind: u64,
     globals: PaxHeader,
     finished: bool,
@@ -253,10 +256,9 @@ impl<R: TarInput> Scanner<R> {
 
     fn read_entry(&mut self) -> Result<Option<Entry>, ScanError> {
         let mut pending = Pending::default();
-        let start = self.position + self.behind;
+        let start = self.position.saturating_add(padded(self.behind));
         while !self.finished {
-            let content = std::mem::take(&mut self.behind);
-            self.skip(content, "a file's content")?;
+            self.skip_content()?;
             let at = self.position;
             let Some(block) = self.read_block("a header")? else {
                 self.finish_without_mark(at, &pending)?;
@@ -308,7 +310,7 @@ impl<R: TarInput> Scanner<R> {
                 pending.gnu_link = Some(until_nul(&name).to_vec());
             }
             // A volume label names the archive, not a file.
-            b'V' => self.behind = padded(size),
+            b'V' => self.behind = size,
             b'M' => return Err(ScanError::MultiVolume { at }),
             type_flag => return self.entry(header, type_flag, size, std::mem::take(pending), at).map(Some),
         }
@@ -348,12 +350,12 @@ impl<R: TarInput> Scanner<R> {
             b'6' => EntryKind::Fifo,
             // GNU's incremental archives list a directory's names in its content.
             b'D' => {
-                self.behind = padded(pax.size.unwrap_or(size));
+                self.behind = pax.size.unwrap_or(size);
                 EntryKind::Directory
             }
             // Before POSIX had a type for it, a directory was a file whose name ends in a slash.
             b'0' | 0 if raw_path.ends_with(b"/") => {
-                self.behind = padded(pax.size.unwrap_or(size));
+                self.behind = pax.size.unwrap_or(size);
                 EntryKind::Directory
             }
             b'S' => {
@@ -384,7 +386,7 @@ impl<R: TarInput> Scanner<R> {
         } else if sparse.size.is_some() {
             sparse.extents.clone()
         } else {
-            self.behind = padded(stored);
+            self.behind = stored;
             return Ok(EntryKind::Regular {
                 size: stored,
                 content: Content::Contiguous { at: self.position },
@@ -392,7 +394,7 @@ impl<R: TarInput> Scanner<R> {
         };
         let data = self.position;
         let room = content_end.checked_sub(data).ok_or(ScanError::BadSparse { at })?;
-        self.behind = padded(room);
+        self.behind = room;
         let size = sparse.size.ok_or(ScanError::BadSparse { at })?;
         Ok(EntryKind::Regular { size, content: sparse::extents(&extents, size, data, room, at)? })
     }
@@ -412,7 +414,7 @@ impl<R: TarInput> Scanner<R> {
             sparse.extended = sparse::extension(&block, &mut sparse.extents);
         }
         self.position.checked_add(stored).ok_or(ScanError::BadField { field: "size", at })?;
-        self.behind = padded(stored);
+        self.behind = stored;
         let content = sparse::extents(&sparse.extents, sparse.size, self.position, stored, at)?;
         Ok(EntryKind::Regular { size: sparse.size, content })
     }
@@ -436,14 +438,23 @@ impl<R: TarInput> Scanner<R> {
             _ if !pending.is_empty() => Err(ScanError::Truncated { at, what: "an entry's headers" }),
             EndMark::Required => Err(ScanError::Truncated { at, what: "the archive (there is no end mark)" }),
             EndMark::Optional if at == 0 => Err(ScanError::NotATar),
-            EndMark::Optional => Ok(()),
+            EndMark::Optional | EndMark::Unneeded => Ok(()),
         }
     }
 
-    /// The first zero block was read: a second one has to follow, and then nothing but zeros.
+    /// The first zero block was read: a second one has to follow, and then, as far as it matters, nothing but zeros.
     fn read_end_mark(&mut self) -> Result<(), ScanError> {
         self.finished = true;
         let first = self.position;
+        if self.end_mark == EndMark::Unneeded {
+            return match self.read_block("the end mark") {
+                Ok(Some(block)) if block != [0; BLOCK] => {
+                    Err(ScanError::TrailingData { at: first, found: block[..200].to_vec() })
+                }
+                Ok(_) | Err(ScanError::Truncated { .. }) => Ok(()),
+                Err(error) => Err(error),
+            };
+        }
         loop {
             let here = match self.input.fill_buf() {
                 Ok(here) => here,
@@ -492,6 +503,21 @@ impl<R: TarInput> Scanner<R> {
             }
         }
         Ok(())
+    }
+
+    /// Goes to the block after the last entry's content.
+    fn skip_content(&mut self) -> Result<(), ScanError> {
+        let content = std::mem::take(&mut self.behind);
+        // Contents begin at a block, so their padding is all that is between.
+        let padding = padded(content).saturating_sub(content);
+        if self.end_mark != EndMark::Unneeded {
+            return self.skip(content.saturating_add(padding), "a file's content");
+        }
+        self.skip(content, "a file's content")?;
+        match self.skip(padding, "a file's content") {
+            Err(ScanError::Truncated { .. }) => Ok(()),
+            other => other,
+        }
     }
 
     fn skip(&mut self, n: u64, what: &'static str) -> Result<(), ScanError> {

@@ -1,0 +1,57 @@
+//! A growing tree that is one layer of an image: some of what its entries name is in the layers below.
+
+use super::{Body, GrowError, GrowingTree, Ino, MAX_SYMLINKS, Order, implicit_directory};
+
+impl GrowingTree {
+    /// A tree for one layer of an image, which has nothing but its root.
+    ///
+    /// Whiteouts are names like any other. A hard link whose target does not come is an empty file, from which
+    /// [`Index::links_out`](crate::index::Index::links_out) tells where it leads. A path through a symlink that
+    /// leads to nothing goes where the symlink says, by way of directories that no entry describes.
+    pub fn of_layer() -> GrowingTree {
+        let mut tree = GrowingTree::new(Order::Any);
+        tree.of_layer = true;
+        tree
+    }
+
+    /// Makes the directory that `child`, a symlink of `dir`, leads to; `None` where something else is in the way.
+    pub(super) fn make_target(&mut self, dir: Ino, child: Ino) -> Result<Option<Ino>, GrowError> {
+        let mut at = dir;
+        let mut budget = MAX_SYMLINKS;
+        // What is still to be walked, the next component last.
+        let mut rest: Vec<Vec<u8>> = Vec::new();
+        let mut found = child;
+        loop {
+            match self.inode_ref(found).body {
+                Body::Directory { .. } => at = found,
+                Body::Symlink { target, len, .. } => {
+                    let target = self.target(target, len);
+                    if target.starts_with(b"/") {
+                        at = Ino::ROOT;
+                    }
+                    rest.extend(target.rsplit(|&b| b == b'/').map(<[u8]>::to_vec));
+                    if budget == 0 || rest.len() > 4096 {
+                        return Ok(None);
+                    }
+                    budget -= 1;
+                }
+                _ => return Ok(None),
+            }
+            found = loop {
+                let Some(name) = rest.pop() else { return Ok(Some(at)) };
+                match name.as_slice() {
+                    b"" | b"." => {}
+                    b".." => at = self.above(at),
+                    // Such a name could not have come in a path either.
+                    name if name.len() > 255 => return Ok(None),
+                    name => {
+                        break match self.child(at, name) {
+                            Some(child) => child,
+                            None => self.add_directory(at, name, implicit_directory(self.layer))?,
+                        };
+                    }
+                }
+            };
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Images that are got as layers: each layer is an entry of the cache, which any number of images share, and an image
+//! is their merge.
+
+use std::ffi::OsStr;
+use std::io::{self, BufRead, Read};
+use std::path::Path;
+
+use super::error::ContentProblem;
+use super::fill::{self, Opened};
+use super::{Context, Details, LayerDetails, SourceError};
+use crate::cache::{About, Claim, Content, Data, Entry, Filler, Kind, Obtained};
+use crate::index::scan::{EndMark, ScanError, Scanner, TarInput, Tee};
+use crate::index::{GrowingTree, Merge, write_index};
+use crate::oci::{self, Layer, OciImage, OpenOptions, Reference, Transport};
+use crate::progress::{Phase, Progress};
+
+/// Opens an image of an archive or a layout; what the cache does not have of it is read now.
+pub(super) fn open(
+    source: &OsStr,
+    path: &Path,
+    transport: Transport,
+    reference: Option<Reference>,
+    context: &Context<'_>,
+) -> Result<Opened, SourceError> {
+    context.progress.enter(Phase::Resolving);
+    let options = OpenOptions {
+        transport: Some(transport),
+        reference,
+        platform: context.platform.cloned(),
+        limits: context.limits(),
+        spool: context.cache.dir(),
+    };
+    let image = oci::open(path, &options)?;
+    open_image(source, &image, context).map(|entry| Opened::Entry(Box::new(entry)))
+}
+
+/// The entry of an image.
+pub(super) fn open_image(
+    source: &OsStr,
+    image: &OciImage,
+    context: &Context<'_>,
+) -> Result<Entry, SourceError> {
+    let content = Content {
+        kind: Kind::Image,
+        identity: image.id.to_string(),
+        platform: Some(image.platform.clone()),
+        layers: image.layers.iter().map(|layer| layer.diff_id).collect(),
+        obtained: Obtained::Layers,
+    };
+    let filler = match fill::claim(content, context)? {
+        Claim::Entry(entry) => return Ok(entry),
+        Claim::Filler(filler) => filler,
+    };
+    let mut layers = Vec::new();
+    for layer in &image.layers {
+        layers.push(open_layer(source, image, layer, context)?);
+    }
+    context.progress.enter(Phase::Finishing);
+    let mut merge = Merge::new();
+    for layer in &layers {
+        context.progress.check()?;
+        merge.add(layer.index()).map_err(|e| SourceError::content(source, e))?;
+    }
+    let tree = merge.finish().map_err(|e| SourceError::content(source, e))?;
+    let layers = layers.into_iter().map(|layer| Data::Layer(Box::new(layer))).collect();
+    publish(filler, &tree, source, Some(details(image)), layers)
+}
+
+/// The entry of one layer.
+fn open_layer(
+    source: &OsStr,
+    image: &OciImage,
+    layer: &Layer,
+    context: &Context<'_>,
+) -> Result<Entry, SourceError> {
+    let content = Content {
+        kind: Kind::Layer,
+        identity: layer.diff_id.to_string(),
+        platform: None,
+        layers: Vec::new(),
+        obtained: Obtained::Layers,
+    };
+    let filler = match fill::claim(content, context)? {
+        Claim::Entry(entry) => return Ok(entry),
+        Claim::Filler(filler) => filler,
+    };
+    let progress = context.progress;
+    progress.enter(Phase::Reading);
+    let stream = Watched { inner: image.layer(layer)?, progress };
+    let mut scanner = Scanner::new(Tee::new(stream, filler.create_data()?), EndMark::Unneeded);
+    let grown = grow(&mut scanner, progress);
+    let mut input = scanner.into_input();
+    // A layer is verified once its end was seen; that it is another one explains whatever is wrong with it.
+    drain(&mut input).map_err(|e| SourceError::stream(source, e))?;
+    let tree = grown.map_err(|problem| match problem {
+        ContentProblem::Scan(ScanError::Io(error)) => SourceError::stream(source, error),
+        problem => SourceError::Layer { source_name: source.to_owned(), layer: layer.diff_id, problem },
+    })?;
+    let data = Data::Own(input.into_writer().finish());
+    publish(filler, &tree, source, None, vec![data])
+}
+
+fn grow<R: TarInput>(scanner: &mut Scanner<R>, progress: &Progress) -> Result<GrowingTree, ContentProblem> {
+    let mut tree = GrowingTree::of_layer();
+    while let Some(entry) = scanner.next_entry()? {
+        tree.insert(entry)?;
+        progress.add_entries(1);
+    }
+    tree.finish()?;
+    Ok(tree)
+}
+
+fn drain(input: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let n = match input.fill_buf() {
+            Ok([]) => return Ok(()),
+            Ok(bytes) => bytes.len(),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        input.consume(n);
+    }
+}
+
+fn publish(
+    filler: Filler,
+    tree: &GrowingTree,
+    source: &OsStr,
+    details: Option<Details>,
+    data: Vec<Data>,
+) -> Result<Entry, SourceError> {
+    let index = filler.create_index()?;
+    let summary = write_index(tree, filler.key().as_bytes(), index).map_err(|e| filler.index_error(e))?;
+    let about = About {
+        source: source.to_owned(),
+        entries: summary.entries,
+        bytes: summary.bytes,
+        details: details.and_then(|details| serde_json::to_value(details).ok()).unwrap_or_default(),
+    };
+    Ok(filler.publish(about, data)?)
+}
+
+fn details(image: &OciImage) -> Details {
+    let layers = image.layers.iter().map(|layer| LayerDetails {
+        diff_id: layer.diff_id,
+        size: layer.size,
+        created_by: layer.created_by.clone(),
+    });
+    Details {
+        names: image.names.clone(),
+        created: image.created.clone(),
+        config: Some(image.config.clone()),
+        layers: layers.collect(),
+    }
+}
+
+/// A stream that tells how far it has come, and ends with an error once the task is cancelled.
+struct Watched<'a, R> {
+    inner: R,
+    progress: &'a Progress,
+}
+
+impl<R: BufRead> Read for Watched<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl<R: BufRead> BufRead for Watched<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.progress.check().map_err(io::Error::other)?;
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.progress.add_bytes(n as u64);
+        self.inner.consume(n);
+    }
+}

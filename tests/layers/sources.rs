@@ -1,0 +1,269 @@
+//! Images in archives and layouts, from what the user names to the merged tree, with the cache in between.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use imagefs::cache::{Cache, Kind};
+use imagefs::progress::Progress;
+use imagefs::source::{self, Context, Source, SourceError};
+
+use super::build::Layer;
+use crate::support::{Manifest, succeed};
+
+/// A place for images, and a cache.
+struct Place {
+    directory: tempfile::TempDir,
+    cache: Cache,
+}
+
+impl Place {
+    fn new() -> Place {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(directory.path().join("cache"))).unwrap();
+        Place { directory, cache }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    #[track_caller]
+    fn shell(&self, script: &str) {
+        let script = format!("skopeo() {{ command skopeo --insecure-policy copy -q \"$@\"; }}\n{script}");
+        succeed(
+            Command::new("bash").args(["-euo", "pipefail", "-c", &script]).current_dir(self.directory.path()),
+        );
+    }
+
+    /// Makes the layout `l` with an image of these layers.
+    fn layout(&self, image: &str, layers: impl IntoIterator<Item = Layer>) {
+        self.shell(&format!("test -e l || umoci init --layout l; umoci new --image l:{image}"));
+        for (i, layer) in layers.into_iter().enumerate() {
+            std::fs::write(self.path("layer.tar"), layer.tar()).unwrap();
+            self.shell(&format!(
+                "umoci raw add-layer --image l:{image} --history.created_by 'step {i}' layer.tar"
+            ));
+        }
+    }
+
+    fn open_with(
+        &self,
+        spelled: &str,
+        platform: Option<&str>,
+        max_size: Option<u64>,
+    ) -> (Result<Source, SourceError>, u64) {
+        let progress = Arc::new(Progress::new());
+        let platform = platform.map(|text| text.parse().unwrap());
+        let context = Context {
+            cache: &self.cache,
+            host: None,
+            platform: platform.as_ref(),
+            max_size,
+            progress: &progress,
+        };
+        let spelled = spelled.replace('%', self.directory.path().to_str().unwrap());
+        let source = source::open(spelled.as_ref(), &context).and_then(|mut source| {
+            source.wait()?;
+            Ok(source)
+        });
+        (source, progress.bytes())
+    }
+
+    #[track_caller]
+    fn open(&self, spelled: &str) -> Source {
+        self.open_with(spelled, None, None).0.unwrap_or_else(|e| panic!("{spelled}: {e}"))
+    }
+
+    fn error(&self, spelled: &str) -> SourceError {
+        match self.open_with(spelled, None, None).0 {
+            Ok(_) => panic!("{spelled} opens"),
+            Err(error) => error,
+        }
+    }
+
+    fn manifest(&self, spelled: &str) -> Manifest {
+        Manifest::of(&self.open(spelled).mounts[0].filesystem)
+    }
+
+    /// What umoci makes of an image of the layout `l`.
+    fn unpacked(&self, image: &str) -> Manifest {
+        self.shell(&format!("umoci unpack --image l:{image} unpacked-{image}"));
+        Manifest::read(&self.path(&format!("unpacked-{image}/rootfs"))).without_attribute(".", "mtime")
+    }
+
+    fn entries(&self, kind: Kind) -> usize {
+        self.cache
+            .ls()
+            .unwrap()
+            .iter()
+            .filter(|e| e.meta.as_ref().is_some_and(|meta| meta.content.kind == kind))
+            .count()
+    }
+}
+
+fn base() -> Layer {
+    Layer::new(0)
+        .dir("./")
+        .dir("etc/")
+        .file("etc/passwd", "root")
+        .file("etc/secret", "1234")
+        .link("again", "etc/passwd")
+}
+
+fn top() -> Layer {
+    Layer::new(1).without("etc/secret").file("etc/motd", "hello").link("third", "etc/passwd")
+}
+
+#[test]
+fn every_form_of_an_image_is_the_same_tree() {
+    let place = Place::new();
+    place.layout("a", [base(), top()]);
+    place.shell(
+        "skopeo oci:l:a docker-archive:docker.tar:name:tag
+         skopeo oci:l:a oci-archive:oci.tar:name:tag
+         skopeo --dest-compress --dest-compress-format zstd oci:l:a oci:zstd:name:tag
+         gzip -k docker.tar; xz -k oci.tar",
+    );
+    let expected = place.unpacked("a");
+    assert_eq!(expected.get("etc/motd", "type"), Some("file"));
+    for spelled in [
+        "%/l",
+        "oci:%/l",
+        "oci:%/l:a",
+        "%/zstd",
+        "oci:%/zstd:name:tag",
+        "%/docker.tar",
+        "docker-archive:%/docker.tar",
+        "docker-archive:%/docker.tar:name:tag",
+        "docker-archive:%/docker.tar:@0",
+        "%/docker.tar:name:tag",
+        "%/oci.tar",
+        "oci-archive:%/oci.tar:name:tag",
+        "%/docker.tar.gz",
+        "oci-archive:%/oci.tar.xz",
+    ] {
+        expected.assert_same(&place.manifest(spelled));
+    }
+    assert_eq!(place.entries(Kind::Layer), 2, "every form shares the same layers");
+}
+
+#[test]
+fn images_by_other_writers_are_what_umoci_unpacks() {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpora/images");
+    for (name, transport) in [
+        ("test-docker-image.tar", "docker-archive"),
+        ("test-kaniko-image.tar", "docker-archive"),
+        ("test-oci-gzip-image.tar", "oci-archive"),
+        ("test-oci-zstd-image.tar", "oci-archive"),
+        ("test-oci-uncompressed-image.tar", "oci-archive"),
+        ("test-oci-estargz-image.tar", "oci-archive"),
+    ] {
+        let place = Place::new();
+        let path = corpora.join(name);
+        let path = path.to_str().unwrap();
+        // umoci 0.4 knows gzip alone.
+        place.shell(&format!("skopeo --dest-compress-format gzip {transport}:{path} oci:l:a"));
+        place.unpacked("a").assert_same(&place.manifest(path));
+    }
+}
+
+#[test]
+fn a_second_image_on_the_same_base_costs_its_own_layers_alone() {
+    let place = Place::new();
+    let big = || base().file("big", &"x".repeat(1 << 20));
+    place.layout("a", [big()]);
+    place.layout("b", [big(), top()]);
+    let read = |spelled| {
+        let (source, bytes) = place.open_with(spelled, None, None);
+        source.unwrap();
+        bytes
+    };
+    assert!(read("oci:%/l:a") > 1 << 20);
+    assert!(read("oci:%/l:b") < 1 << 16);
+    assert_eq!(read("oci:%/l:b"), 0);
+    assert_eq!((place.entries(Kind::Layer), place.entries(Kind::Image)), (2, 2));
+    place.unpacked("b").assert_same(&place.manifest("oci:%/l:b"));
+}
+
+#[test]
+fn what_is_known_of_an_image_comes_with_it() {
+    let place = Place::new();
+    place.layout("a", [base(), top()]);
+    place.shell("umoci config --image l:a --config.cmd sh --architecture arm64 --os linux");
+    for _cold_then_warm in 0..2 {
+        let source = place.open("oci:%/l");
+        assert_eq!(source.kind, Kind::Image);
+        assert_eq!(source.platform.unwrap().to_string(), "linux/arm64");
+        assert_eq!(source.details.config.unwrap().cmd, ["sh"]);
+        assert_eq!(source.details.names, ["a"]);
+        assert!(source.details.created.is_some());
+        let makers: Vec<_> = source.details.layers.iter().map(|l| l.created_by.as_deref()).collect();
+        assert_eq!(makers, [Some("step 0"), Some("step 1")]);
+    }
+}
+
+#[test]
+fn an_image_that_is_not_there_is_an_error_that_says_what_is() {
+    let place = Place::new();
+    place.layout("a", [base()]);
+    place.layout("b", [base(), top()]);
+    let error = place.error("%/l");
+    assert!(error.to_string().contains("holds several images: @0 a, @1 b"), "{error}");
+    assert!(error.hint().unwrap().contains(":NAME"));
+    let error = place.error("oci:%/l:c");
+    assert!(error.to_string().contains("has no image \"c\"; it holds @0 a, @1 b"), "{error}");
+    let error = place.open_with("%/l:a", Some("linux/s390x"), None).0.err().unwrap();
+    assert!(error.to_string().contains("there is no image for linux/s390x"), "{error}");
+    assert!(place.cache.ls().unwrap().is_empty());
+}
+
+#[test]
+fn a_layer_that_is_not_what_it_should_be_leaves_nothing() {
+    let place = Place::new();
+    place.layout("a", [base(), top()]);
+    place.shell("skopeo --dest-decompress oci:l:a dir:plain; skopeo dir:plain docker-archive:good.tar");
+    // The same length, other bytes: a header's checksum goes wrong, and so does the digest, which is the reason.
+    place.shell("sed 's/etc.motd/etc-MOTD/' good.tar >bad.tar; ! cmp -s good.tar bad.tar");
+    let error = place.error("%/bad.tar");
+    assert!(matches!(error, SourceError::Oci(_)), "{error}");
+    assert!(error.to_string().contains("where the configuration says"), "{error}");
+    assert_eq!(place.entries(Kind::Image), 0);
+    assert_eq!(place.entries(Kind::Layer), 1, "the sound layer stays");
+    place.unpacked("a").assert_same(&place.manifest("%/good.tar"));
+}
+
+#[test]
+fn a_layer_that_is_no_tree_is_named() {
+    let place = Place::new();
+    place.layout("a", [base(), Layer::new(1).link("x", "y").link("y", "x")]);
+    let text = place.error("%/l").to_string();
+    assert!(text.contains("layer sha256:") && text.contains("leads back to itself"), "{text}");
+}
+
+#[test]
+fn a_layer_beyond_the_limit_is_refused() {
+    let place = Place::new();
+    place.layout("a", [base().file("big", &"x".repeat(1 << 20))]);
+    let error = place.open_with("%/l", None, Some(1 << 20)).0.err().unwrap();
+    assert!(error.to_string().contains("unpacks to more than 1048576 bytes"), "{error}");
+    assert_eq!(error.hint().unwrap(), "--max-size sets the limit");
+    assert!(place.cache.ls().unwrap().is_empty());
+}
+
+#[test]
+fn a_tar_of_a_root_filesystem_is_one_also_without_a_transport() {
+    let place = Place::new();
+    for (name, layer) in
+        [("etc.tar", base()), ("other.tar", Layer::new(0).file("x/y", "z").file("manifest.json", "[]"))]
+    {
+        std::fs::write(place.path(name), layer.tar()).unwrap();
+        for _cold_then_warm in 0..2 {
+            assert_eq!(place.open(&format!("%/{name}")).kind, Kind::Tar, "{name}");
+        }
+    }
+    let error = place.error("%/etc.tar:tag");
+    assert!(error.to_string().contains("holds no container image"), "{error}");
+    place.shell("mkdir empty");
+    assert!(place.error("%/empty").to_string().contains("holds no container image"));
+}
