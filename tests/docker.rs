@@ -1,9 +1,6 @@
 //! The daemon side against a real Docker and a real Podman.
 //!
 //! Their sockets are named by `IMAGEFS_TEST_DOCKER` and `IMAGEFS_TEST_PODMAN`. Every test makes what it reads.
-
-mod proxy;
-
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +15,7 @@ use imagefs::docker::{
 };
 use imagefs::image::Platform;
 
-use self::proxy::{Fault, Proxy};
+use crate::support::proxy::{Fault, Proxy};
 
 /// The image that most tests read.
 const NAME: &str = "imagefs-test/docker-tier:latest";

@@ -4,6 +4,7 @@ mod background;
 mod cache;
 mod cli;
 mod docker;
+mod filling;
 mod fixtures;
 mod index;
 mod laws;

@@ -9,6 +9,7 @@
 pub mod archives;
 mod daemon;
 mod manifest;
+pub mod proxy;
 mod sandbox;
 
 pub use daemon::{Container, Daemon};

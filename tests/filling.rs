@@ -1,0 +1,238 @@
+//! Mounts that are used while they are being filled, from real daemons, through a proxy that spoils the stream.
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::{Daemon, Manifest, Sandbox, wait_until};
+
+/// A real image of some hundred megabytes: Debian with Python.
+const IMAGE: &str = "imagefs-test/python";
+/// In the body of an export: early, and far from its end.
+const EARLY: usize = 1 << 20;
+/// In the midst of it.
+const MIDDLE: usize = 200 << 20;
+
+/// A path that stands at the end of an export.
+const LATE: &str = "var/lib/dpkg/status";
+
+/// The mount of `IMAGE` through `proxy` in the background; `options` are words of the command line.
+#[track_caller]
+fn mount(sandbox: &Sandbox, proxy: &Proxy, options: &[&str]) {
+    let mut command = sandbox.imagefs(["mount", "--mkdir", "--host", &proxy.address()]);
+    sandbox.run(command.args(options).args([IMAGE, "mnt"])).success();
+}
+
+/// What `imagefs mounts` says of the one mount there is.
+#[track_caller]
+fn state(sandbox: &Sandbox) -> Value {
+    let listed = sandbox.run(&mut sandbox.imagefs(["mounts", "--json"])).success().stdout;
+    let mut rows: Vec<Value> = serde_json::from_str(&listed).unwrap();
+    assert_eq!(rows.len(), 1, "{listed}");
+    rows.remove(0)
+}
+
+fn wait_for_state(sandbox: &Sandbox, wanted: &str) {
+    assert!(wait_until(|| state(sandbox)["state"] == wanted), "{}", state(sandbox));
+}
+
+#[track_caller]
+fn assert_cache_is_empty(sandbox: &Sandbox) {
+    let listed = sandbox.run(&mut sandbox.imagefs(["cache", "ls", "--json"])).success().stdout;
+    assert_eq!(serde_json::from_str::<Value>(&listed).unwrap(), Value::Array(Vec::new()));
+    let version = fs::read_dir(sandbox.path("cache")).unwrap().flatten().map(|e| e.path());
+    for bucket in version.filter(|path| path.is_dir()) {
+        for kind in ["entries", "staging", "temporary"] {
+            let left: Vec<_> = fs::read_dir(bucket.join(kind)).unwrap().flatten().collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+    }
+}
+
+#[track_caller]
+fn umount(sandbox: &Sandbox) {
+    sandbox.run(&mut sandbox.imagefs(["umount", "mnt"])).success();
+    sandbox.assert_nothing_left();
+}
+
+/// The containers that were made through a proxy and are still there.
+fn throwaways(daemon: &Daemon, proxy: &Proxy) -> Vec<String> {
+    let listed = daemon.run(["ps", "--all", "--format", "{{.Names}}"]);
+    let made = proxy.lines();
+    let by_us = |name: &&str| made.iter().any(|line| line.contains("/create") && line.contains(*name));
+    let left: Vec<_> = listed.lines().filter(by_us).map(str::to_owned).collect();
+    assert!(made.iter().any(|line| line.contains("name=imagefs-")), "{made:?}");
+    left
+}
+
+/// What a whole mount of the image looks like, made with no proxy in between.
+fn whole(daemon: &Daemon) -> Manifest {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.imagefs(["mount", "--mkdir", "--wait", "--host", daemon.host(), IMAGE, "mnt"]);
+    sandbox.run(&mut command).success();
+    let manifest = Manifest::read(&sandbox.path("mnt/rootfs/usr/bin"));
+    umount(&sandbox);
+    manifest
+}
+
+#[test]
+fn a_file_is_read_before_the_stream_brings_it_and_stays_the_same_file() {
+    let daemon = Daemon::docker();
+    let proxy = Proxy::before(daemon.host(), Fault::HoldAfter(EARLY));
+    let sandbox = Sandbox::new();
+    mount(&sandbox, &proxy, &[]);
+    assert_eq!(state(&sandbox)["state"], "filling");
+
+    let path = sandbox.path("mnt/rootfs").join(LATE);
+    let open = fs::File::open(&path).unwrap();
+    let early = open.metadata().unwrap();
+    let mut first = vec![0; 4096];
+    open.read_exact_at(&mut first, 0).unwrap();
+    assert!(first.starts_with(b"Package: "), "{}", first.escape_ascii());
+    let release = fs::read_to_string(sandbox.path("mnt/rootfs/etc/os-release")).unwrap();
+    assert!(release.contains("Debian"), "{release}");
+    let missing = fs::metadata(sandbox.path("mnt/rootfs/etc/no-such-file")).unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    assert_eq!(state(&sandbox)["state"], "filling", "all this went on beside the stream");
+
+    proxy.release();
+    wait_for_state(&sandbox, "ready");
+    let late = fs::metadata(&path).unwrap();
+    assert_eq!((early.ino(), early.mode(), early.uid()), (late.ino(), late.mode(), late.uid()));
+    assert_eq!((early.len(), early.mtime()), (late.len(), late.mtime()));
+    let mut all = Vec::new();
+    (&open).read_to_end(&mut all).unwrap();
+    assert_eq!(all, fs::read(&path).unwrap());
+    let in_listing = fs::read_dir(path.parent().unwrap()).unwrap().flatten();
+    let same: Vec<_> = in_listing.filter(|entry| entry.file_name() == "status").collect();
+    assert_eq!(same.len(), 1, "no duplicate in the listing");
+    drop(open);
+    umount(&sandbox);
+    assert_eq!(proxy.requests_for("/export"), 1);
+    assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
+}
+
+#[test]
+fn a_stream_that_breaks_off_is_asked_for_again_and_goes_on() {
+    let daemon = Daemon::docker();
+    let expected = whole(&daemon);
+    for fault in [Fault::CutAfter(MIDDLE), Fault::WordsAfter(MIDDLE), Fault::CutAfter(0)] {
+        let proxy = Proxy::with_faults(daemon.host(), vec![fault, Fault::None]);
+        let sandbox = Sandbox::new();
+        mount(&sandbox, &proxy, &["--wait"]);
+        assert_eq!(proxy.requests_for("/export"), 2, "{fault:?}");
+        expected.assert_same(&Manifest::read(&sandbox.path("mnt/rootfs/usr/bin")));
+        let verified = sandbox.run(&mut sandbox.imagefs(["cache", "verify"]));
+        assert_eq!(verified.code, Some(0), "{verified:#?}");
+        umount(&sandbox);
+        assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
+    }
+}
+
+#[test]
+fn what_has_come_stays_readable_when_the_stream_is_lost() {
+    let daemon = Daemon::docker();
+    for fault in [Fault::CutAfter(MIDDLE), Fault::WordsAfter(MIDDLE)] {
+        let proxy = Proxy::before(daemon.host(), fault);
+        let sandbox = Sandbox::new();
+        mount(&sandbox, &proxy, &[]);
+        wait_for_state(&sandbox, "broken");
+        let failure = state(&sandbox)["failure"].as_str().unwrap().to_owned();
+        assert!(!failure.is_empty());
+        assert_eq!(proxy.requests_for("/export"), 3, "it was tried again, twice");
+
+        let passwd = fs::read_to_string(sandbox.path("mnt/rootfs/etc/passwd")).unwrap();
+        assert!(passwd.starts_with("root:"), "{passwd}");
+        let lost = fs::read(sandbox.path("mnt/rootfs").join(LATE)).unwrap_err();
+        assert_eq!(lost.raw_os_error(), Some(5), "what has not come is EIO: {lost}");
+        let log = fs::read_to_string(state(&sandbox)["log"].as_str().unwrap()).unwrap();
+        assert!(log.contains("ERROR"), "{log}");
+        umount(&sandbox);
+        assert_cache_is_empty(&sandbox);
+        assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
+    }
+}
+
+#[test]
+fn waiting_for_all_of_it_fails_if_the_stream_is_lost() {
+    let daemon = Daemon::docker();
+    let proxy = Proxy::before(daemon.host(), Fault::WordsAfter(EARLY));
+    let sandbox = Sandbox::new();
+    let mut command =
+        sandbox.imagefs(["mount", "--mkdir", "--wait", "--host", &proxy.address(), IMAGE, "mnt"]);
+    let outcome = sandbox.run(&mut command);
+    assert_eq!(outcome.code, Some(6), "{outcome:#?}");
+    assert!(outcome.stderr.contains("error: "), "{outcome:#?}");
+    sandbox.assert_nothing_left();
+    assert_cache_is_empty(&sandbox);
+    assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
+}
+
+#[test]
+fn a_stalled_stream_is_an_error_for_who_waits_and_not_a_hang() {
+    let daemon = Daemon::docker();
+    let proxy = Proxy::before(daemon.host(), Fault::StallAfter(EARLY));
+    let sandbox = Sandbox::new();
+    mount(&sandbox, &proxy, &["-o", "timeout=1"]);
+    // A directory's listing can come by the stream alone.
+    let listing = fs::read_dir(sandbox.path("mnt/rootfs/var/lib/dpkg"));
+    let error = listing.and_then(|entries| entries.collect::<Result<Vec<_>, _>>()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    umount(&sandbox);
+    assert_cache_is_empty(&sandbox);
+    proxy.wait_until_all_hung_up();
+    assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
+}
+
+#[test]
+fn a_filling_mount_that_ends_leaves_nothing() {
+    for daemon in Daemon::both() {
+        let proxy = Proxy::before(daemon.host(), Fault::HoldAfter(EARLY));
+        let sandbox = Sandbox::new();
+        mount(&sandbox, &proxy, &[]);
+        umount(&sandbox);
+        assert_cache_is_empty(&sandbox);
+        proxy.wait_until_all_hung_up();
+        assert_eq!(throwaways(&daemon, &proxy), [""; 0], "{}", daemon.name);
+    }
+}
+
+#[test]
+fn a_second_mount_of_a_filling_image_makes_no_second_export() {
+    let daemon = Daemon::docker();
+    let proxy = Proxy::before(daemon.host(), Fault::HoldAfter(EARLY));
+    let sandbox = Sandbox::new();
+    mount(&sandbox, &proxy, &[]);
+    let mut second = sandbox.imagefs(["mount", "--mkdir", "--host", &proxy.address(), IMAGE, "second"]);
+    let mut child = second.spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    proxy.release();
+    assert!(child.wait().unwrap().success());
+    let release = fs::read_to_string(sandbox.path("second/rootfs/etc/os-release")).unwrap();
+    assert!(release.contains("Debian"));
+    assert_eq!(proxy.requests_for("/export"), 1);
+    for mountpoint in ["mnt", "second"] {
+        sandbox.run(&mut sandbox.imagefs(["umount", mountpoint])).success();
+    }
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn a_filling_mount_shows_on_podman_what_it_shows_on_docker() {
+    let daemon = Daemon::podman();
+    let proxy = Proxy::before(daemon.host(), Fault::None);
+    let sandbox = Sandbox::new();
+    mount(&sandbox, &proxy, &[]);
+    let status = fs::read_to_string(sandbox.path("mnt/rootfs").join(LATE)).unwrap();
+    assert!(status.starts_with("Package: "));
+    assert!(Path::new(&sandbox.path("mnt/rootfs/etc/os-release")).exists());
+    wait_for_state(&sandbox, "ready");
+    assert_eq!(status, fs::read_to_string(sandbox.path("mnt/rootfs").join(LATE)).unwrap());
+    umount(&sandbox);
+    assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
+}
