@@ -33,6 +33,8 @@ Mount options, given by -o as for mount(8):
   allow_other        let other users in; file permissions then apply to all
   uid=N, gid=N       show everything as owned by this user, this group
   suid, dev          setuid bits and device files take effect; root only
+  exact              a daemon's image as its layers are stored: nothing added or
+                     lost by the export, but it takes longer
   fsname=NAME        what df(1) and mount(8) show as the source
 
 Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
@@ -82,7 +84,10 @@ impl MountArgs {
         let cache = context.cache()?;
         let mountpoint = Mountpoint::check(&self.mountpoint, self.mkdir, cache.dir())?;
         serve(context, &self.source, &mountpoint, detached, |progress| {
-            let mut source = source::open(&self.source, &self.source_args.context(&cache, progress))?;
+            let mut source = source::open(
+                &self.source,
+                &source::Context { exact: options.exact, ..self.source_args.context(&cache, progress) },
+            )?;
             if self.wait {
                 source.wait()?;
             }

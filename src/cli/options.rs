@@ -36,9 +36,10 @@ const fn value(
     Known { name, root_only: false, takes: Takes::Value(spelled, set) }
 }
 
-const KNOWN: [Known; 10] = [
+const KNOWN: [Known; 11] = [
     flag("ro", |_| {}),
     flag("flat", |o| o.flat = true),
+    flag("exact", |o| o.exact = true),
     value("symlinks", "contain|raw", |o, v| {
         o.symlinks = match v {
             "contain" => SymlinkMode::Contain,
@@ -72,6 +73,8 @@ const KNOWN: [Known; 10] = [
 pub struct MountOptions {
     /// The root filesystem itself stands at the mountpoint.
     pub flat: bool,
+    /// A daemon's image is got as its layers are stored.
+    pub exact: bool,
     /// How symlinks are answered.
     pub symlinks: SymlinkMode,
     /// How extended attributes are answered.
@@ -235,7 +238,7 @@ mod tests {
         assert_eq!(explain("allow-other"), "unknown mount option 'allow-other'; did you mean 'allow_other'?");
         assert_eq!(
             explain("remount"),
-            "unknown mount option 'remount'; the mount options are ro, flat, symlinks=contain|raw, \
+            "unknown mount option 'remount'; the mount options are ro, flat, exact, symlinks=contain|raw, \
              xattr=auto|on|off, allow_other, uid=N, gid=N, suid, dev, fsname=NAME"
         );
     }

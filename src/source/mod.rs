@@ -6,6 +6,7 @@
 
 mod ahead;
 mod error;
+mod exact;
 mod fill;
 mod image;
 mod layers;
@@ -40,6 +41,8 @@ pub struct Context<'a> {
     pub platform: Option<&'a Platform>,
     /// Bytes that one layer, or an archive that is compressed as a whole, may unpack to, where the user set a limit.
     pub max_size: Option<u64>,
+    /// Whether a daemon's image is to be got as its layers are stored, instead of as the daemon exports it.
+    pub exact: bool,
     /// Told how far things are, and asked whether to go on.
     pub progress: &'a Arc<Progress>,
 }

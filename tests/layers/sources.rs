@@ -60,6 +60,7 @@ impl Place {
             host: None,
             platform: platform.as_ref(),
             max_size,
+            exact: false,
             progress: &progress,
         };
         let spelled = spelled.replace('%', self.directory.path().to_str().unwrap());
