@@ -47,13 +47,7 @@ impl Place {
 
     /// Makes the layout `l` with an image of these layers.
     fn layout(&self, image: &str, layers: impl IntoIterator<Item = Layer>) {
-        self.shell(&format!("test -e l || umoci init --layout l; umoci new --image l:{image}"));
-        for (i, layer) in layers.into_iter().enumerate() {
-            std::fs::write(self.path("layer.tar"), layer.tar()).unwrap();
-            self.shell(&format!(
-                "umoci raw add-layer --image l:{image} --history.created_by 'step {i}' layer.tar"
-            ));
-        }
+        super::image(self.directory.path(), image, layers);
     }
 
     fn open_with(&self, spelled: &str, ask: Ask<'_>) -> (Result<Source, SourceError>, u64) {
