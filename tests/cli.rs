@@ -213,6 +213,10 @@ fn help_tells_a_newcomer_what_there_is() {
       allow_other        let other users in; file permissions then apply to all
       uid=N, gid=N       show everything as owned by this user, this group
       suid, dev          setuid bits and device files take effect; root only
+      exact              a daemon's image as its layers are stored: nothing added or
+                         lost by the export, but it takes longer
+      layers             also layers/00-DIFFID, …: what each layer holds by itself
+      provenance         list what names a file's layer among its attributes
       fsname=NAME        what df(1) and mount(8) show as the source
 
     Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.

@@ -92,6 +92,11 @@ impl Entry {
         &self.index
     }
 
+    /// The entries whose data it shares, in the order of [`LayerNo`](crate::index::LayerNo): an image's layers.
+    pub fn layers(&self) -> &[Entry] {
+        &self.layers
+    }
+
     /// Its names, attributes and bytes. To be used no longer than the entry is held.
     pub fn filesystem(&self) -> Result<Filesystem, CacheError> {
         let tree: Arc<dyn Tree> = Arc::clone(&self.index) as _;

@@ -126,6 +126,7 @@ impl SourceArgs {
             host: self.host.as_deref(),
             platform: self.platform.as_ref(),
             max_size: self.max_size,
+            exact: false,
             progress,
         }
     }

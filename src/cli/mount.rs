@@ -11,8 +11,8 @@ use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::options::MountOptions;
 use super::serve::{Prepared, serve};
-use super::{Context, SourceArgs};
-use crate::fuse::{SessionConfig, View, ViewMount, ViewOptions};
+use super::{Context, SourceArgs, printer};
+use crate::fuse::{LayerLabel, Layers, SessionConfig, View, ViewMount, ViewOptions};
 use crate::index::Timestamp;
 use crate::source::{self, Source};
 
@@ -33,6 +33,10 @@ Mount options, given by -o as for mount(8):
   allow_other        let other users in; file permissions then apply to all
   uid=N, gid=N       show everything as owned by this user, this group
   suid, dev          setuid bits and device files take effect; root only
+  exact              a daemon's image as its layers are stored: nothing added or
+                     lost by the export, but it takes longer
+  layers             also layers/00-DIFFID, …: what each layer holds by itself
+  provenance         list what names a file's layer among its attributes
   fsname=NAME        what df(1) and mount(8) show as the source
 
 Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
@@ -82,7 +86,10 @@ impl MountArgs {
         let cache = context.cache()?;
         let mountpoint = Mountpoint::check(&self.mountpoint, self.mkdir, cache.dir())?;
         serve(context, &self.source, &mountpoint, detached, |progress| {
-            let mut source = source::open(&self.source, &self.source_args.context(&cache, progress))?;
+            let mut source = source::open(
+                &self.source,
+                &source::Context { exact: options.exact, ..self.source_args.context(&cache, progress) },
+            )?;
             if self.wait {
                 source.wait()?;
             }
@@ -109,7 +116,8 @@ fn view(source: &Source, options: &MountOptions) -> Result<View, CommandError> {
         destination: (index > 0).then(|| mount.destination.clone().into()),
         filesystem: Arc::clone(&mount.filesystem),
     });
-    let options = ViewOptions {
+    let layers = layers(source, options)?;
+    let view_options = ViewOptions {
         flat: options.flat,
         symlinks: options.symlinks,
         xattrs: options.xattr,
@@ -121,6 +129,36 @@ fn view(source: &Source, options: &MountOptions) -> Result<View, CommandError> {
             nanos: since_epoch.subsec_nanos(),
         },
     };
-    View::new(mounts.collect(), options)
+    View::new(mounts.collect(), view_options)
+        .and_then(|view| view.with_layers(layers))
         .map_err(|e| CommandError::new(Kind::Input, "cannot lay out the container mounts").caused_by(e))
+}
+
+/// What is to be told of the layers of a source.
+fn layers(source: &Source, options: &MountOptions) -> Result<Layers, CommandError> {
+    let known = &source.details.layers;
+    if known.is_empty() && (options.layers || options.provenance) {
+        let message = format!("the layers of {} are not known", printer::name(&source.spelled));
+        let error = CommandError::new(Kind::Usage, message);
+        return Err(match source.kind {
+            source::Kind::Image => error.hint("with -o exact the daemon's image is got layer by layer"),
+            _ => error.hint("a tar of a root filesystem has none"),
+        });
+    }
+    let labels = known.iter().enumerate().map(|(number, layer)| LayerLabel {
+        layer: format!("{number} {}", layer.diff_id),
+        created_by: layer.created_by.clone(),
+    });
+    let mut shown = Vec::new();
+    if options.layers {
+        let digits = known.len().saturating_sub(1).to_string().len().max(2);
+        for (number, (layer, filesystem)) in source.layers()?.into_iter().enumerate() {
+            shown.push(ViewMount {
+                name: format!("{number:0digits$}-{}", layer.diff_id.short()).into(),
+                destination: None,
+                filesystem: Arc::new(filesystem),
+            });
+        }
+    }
+    Ok(Layers { labels: labels.collect(), listed: options.provenance, shown })
 }

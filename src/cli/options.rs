@@ -36,9 +36,12 @@ const fn value(
     Known { name, root_only: false, takes: Takes::Value(spelled, set) }
 }
 
-const KNOWN: [Known; 10] = [
+const KNOWN: [Known; 13] = [
     flag("ro", |_| {}),
     flag("flat", |o| o.flat = true),
+    flag("exact", |o| o.exact = true),
+    flag("layers", |o| o.layers = true),
+    flag("provenance", |o| o.provenance = true),
     value("symlinks", "contain|raw", |o, v| {
         o.symlinks = match v {
             "contain" => SymlinkMode::Contain,
@@ -72,6 +75,12 @@ const KNOWN: [Known; 10] = [
 pub struct MountOptions {
     /// The root filesystem itself stands at the mountpoint.
     pub flat: bool,
+    /// A daemon's image is got as its layers are stored.
+    pub exact: bool,
+    /// Each layer is shown beside the root filesystem.
+    pub layers: bool,
+    /// What tells the layer of a file is among its listed attributes.
+    pub provenance: bool,
     /// How symlinks are answered.
     pub symlinks: SymlinkMode,
     /// How extended attributes are answered.
@@ -107,6 +116,9 @@ pub enum OptionError {
     /// An option that takes a value was given none.
     #[error("mount option '{0}' needs a value")]
     MissingValue(&'static str),
+    /// Two options that cannot both be had.
+    #[error("mount options '{0}' and '{1}' do not go together")]
+    Contradiction(&'static str, &'static str),
     /// The value is none of those that the option takes.
     #[error("mount option '{name}' cannot be '{value}'")]
     BadValue {
@@ -144,7 +156,7 @@ impl OptionError {
                 KNOWN.iter().find(|known| known.name == *name).map(|known| format!("write '{known}'"))
             }
             OptionError::ReadWrite => Some("leave it out".into()),
-            OptionError::RootOnly(_) => None,
+            OptionError::RootOnly(_) | OptionError::Contradiction(..) => None,
         }
     }
 }
@@ -164,6 +176,9 @@ impl MountOptions {
         let mut options = MountOptions::default();
         for word in lists.iter().flat_map(|list| list.as_ref().split(',')).filter(|word| !word.is_empty()) {
             options.set(word, root)?;
+        }
+        if options.flat && options.layers {
+            return Err(OptionError::Contradiction("flat", "layers"));
         }
         Ok(options)
     }
@@ -235,8 +250,8 @@ mod tests {
         assert_eq!(explain("allow-other"), "unknown mount option 'allow-other'; did you mean 'allow_other'?");
         assert_eq!(
             explain("remount"),
-            "unknown mount option 'remount'; the mount options are ro, flat, symlinks=contain|raw, \
-             xattr=auto|on|off, allow_other, uid=N, gid=N, suid, dev, fsname=NAME"
+            "unknown mount option 'remount'; the mount options are ro, flat, exact, layers, provenance, \
+             symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, suid, dev, fsname=NAME"
         );
     }
 
@@ -244,6 +259,7 @@ mod tests {
     fn values_are_checked() {
         assert_eq!(explain("flat=1"), "mount option 'flat' takes no value, but was given '1'; write 'flat'");
         assert_eq!(explain("uid"), "mount option 'uid' needs a value; write 'uid=N'");
+        assert_eq!(explain("layers,flat"), "mount options 'flat' and 'layers' do not go together; ");
         assert_eq!(explain("fsname="), "mount option 'fsname' needs a value; write 'fsname=NAME'");
         assert_eq!(explain("xattr=yes"), "mount option 'xattr' cannot be 'yes'; write 'xattr=auto|on|off'");
         for bad in ["uid=root", "uid=-1", "uid=+1", "gid=4294967295", "gid=4294967296", "uid=0x1"] {

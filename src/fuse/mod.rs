@@ -34,6 +34,6 @@ pub use session::{End, Session, SessionConfig, Stopper, mount};
 pub use standing::{Standing, standing};
 pub use symlink::SymlinkError;
 pub use view::{
-    Access, Attributes, BadMount, ListedEntry, Space, SymlinkMode, View, ViewError, ViewMount, ViewOptions,
-    XattrMode,
+    Access, Attributes, BadMount, LayerLabel, Layers, ListedEntry, Space, SymlinkMode, View, ViewError,
+    ViewMount, ViewOptions, XattrMode,
 };

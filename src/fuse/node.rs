@@ -16,6 +16,8 @@ impl Node {
     pub const ROOT: Node = Node(1);
     /// `.imagefs.json` in the top directory.
     pub const DESCRIPTION: Node = Node(2);
+    /// The directory of the layers in the top directory.
+    pub const LAYERS: Node = Node(3);
 }
 
 impl fmt::Debug for Node {
@@ -46,6 +48,8 @@ pub(super) enum Place {
     Top,
     /// `.imagefs.json`
     Description,
+    /// The directory that lists the layers.
+    Layers,
     /// An inode of the mount with this index.
     Mount(usize, Ino),
 }
@@ -69,6 +73,7 @@ impl Numbering {
             Numbering::Layered => match node {
                 Node::ROOT => Some(Place::Top),
                 Node::DESCRIPTION => Some(Place::Description),
+                Node::LAYERS => Some(Place::Layers),
                 Node(number) => {
                     let number = number.checked_sub(RESERVED)?;
                     let mount = usize::try_from(number >> MOUNT_SHIFT).ok()?;
@@ -102,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_number_never_given_out_leads_nowhere() {
-        for node in [0, 3, 15, (1 << 40) - 1, (1 << 40) + 15] {
+        for node in [0, 4, 15, (1 << 40) - 1, (1 << 40) + 15] {
             assert_eq!(Numbering::Layered.place(Node(node)), None, "{node}");
         }
         for node in [0, 1 << 32, u64::MAX] {

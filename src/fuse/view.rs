@@ -9,6 +9,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,9 +19,11 @@ use super::symlink::{self, Destination, SymlinkError};
 use crate::index::{FileType, Filesystem, Ino, ReadError, Stat, Timestamp, TreeError, Whence};
 
 mod attributes;
+mod layers;
 mod listing;
 
 pub use attributes::{Attributes, Space};
+pub use layers::{LayerLabel, Layers};
 pub use listing::ListedEntry;
 
 /// The file in the top directory that describes the session.
@@ -154,7 +157,12 @@ pub struct Access {
 
 /// Container mounts as one read-only filesystem.
 pub struct View {
+    /// The container mounts, and then the layers that are shown.
     mounts: Vec<ViewMount>,
+    /// How many of them are container mounts.
+    containers: usize,
+    labels: Vec<LayerLabel>,
+    lists_labels: bool,
     destinations: Vec<Destination>,
     numbering: Numbering,
     answers_xattrs: bool,
@@ -185,7 +193,18 @@ impl View {
             XattrMode::Auto => mounts.iter().any(|m| m.filesystem.tree().summary().xattrs),
         };
         let numbering = if options.flat { Numbering::Flat } else { Numbering::Layered };
-        Ok(View { mounts, destinations, numbering, answers_xattrs, options })
+        let containers = mounts.len();
+        let (labels, lists_labels) = (Vec::new(), false);
+        Ok(View {
+            mounts,
+            containers,
+            labels,
+            lists_labels,
+            destinations,
+            numbering,
+            answers_xattrs,
+            options,
+        })
     }
 
     /// The attributes of a node.
@@ -193,6 +212,7 @@ impl View {
         match self.place(node)? {
             Place::Top => Ok(self.top()),
             Place::Description => Ok(self.description()),
+            Place::Layers => self.layers_directory().ok_or(ViewError::NoSuchNode(node)),
             Place::Mount(mount, ino) => {
                 let stat = self.filesystem(mount, node)?.tree().stat(ino)?;
                 self.of_stat(mount, &stat)
@@ -208,10 +228,9 @@ impl View {
         match self.place(dir)? {
             Place::Description => Err(ViewError::NotADirectory(dir)),
             Place::Top if name == DESCRIPTION_NAME => Ok(Some(self.description())),
-            Place::Top => match self.mounts.iter().position(|m| m.name.as_bytes() == name) {
-                Some(mount) => self.attributes(self.numbering.node(mount, Ino::ROOT)).map(Some),
-                None => Ok(None),
-            },
+            Place::Top if name == layers::DIRECTORY_NAME => Ok(self.layers_directory()),
+            Place::Top => self.lookup_mount(0..self.containers, name),
+            Place::Layers => self.lookup_mount(self.containers..self.mounts.len(), name),
             Place::Mount(mount, ino) => {
                 let tree = self.filesystem(mount, dir)?.tree();
                 match tree.lookup(ino, name)? {
@@ -220,6 +239,14 @@ impl View {
                 }
             }
         }
+    }
+
+    fn lookup_mount(&self, among: Range<usize>, name: &[u8]) -> Result<Option<Attributes>, ViewError> {
+        let found = self.mounts.get(among.clone()).and_then(|mounts| {
+            let place = mounts.iter().position(|m| m.name.as_bytes() == name)?;
+            Some(self.numbering.node(among.start + place, Ino::ROOT))
+        });
+        found.map(|node| self.attributes(node)).transpose()
     }
 
     /// The target of a symlink: at most 4,095 bytes.
@@ -235,7 +262,7 @@ impl View {
     /// Fills `buf` from byte `offset` of a regular file. Fewer bytes mean the end of the file.
     pub fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize, ViewError> {
         match self.place(node)? {
-            Place::Top => Err(ViewError::NotAFile(node)),
+            Place::Top | Place::Layers => Err(ViewError::NotAFile(node)),
             Place::Description => {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
                 let rest = self.options.description.get(offset..).unwrap_or_default();
@@ -250,7 +277,7 @@ impl View {
     /// The first byte at or after `offset` that is data, or that is a hole; see lseek(2).
     pub fn seek(&self, node: Node, offset: u64, whence: Whence) -> Result<u64, ViewError> {
         let found = match self.place(node)? {
-            Place::Top => return Err(ViewError::NotAFile(node)),
+            Place::Top | Place::Layers => return Err(ViewError::NotAFile(node)),
             Place::Description => {
                 let size = self.options.description.len() as u64;
                 (offset < size).then_some(if whence == Whence::Data { offset } else { size })
@@ -268,6 +295,9 @@ impl View {
     /// The value of an extended attribute.
     pub fn xattr(&self, node: Node, name: &[u8]) -> Result<Vec<u8>, ViewError> {
         let Some((tree, ino)) = self.xattr_holder(node)? else { return Err(ViewError::NoSuchXattr) };
+        if let Some(value) = self.label_xattr(node, name)? {
+            return Ok(value);
+        }
         let mut value = None;
         tree.xattrs(ino, &mut |key, bytes| {
             if key == name {
@@ -294,6 +324,7 @@ impl View {
                 names.push(0);
                 true
             })?;
+            self.list_label_xattrs(node, &mut names)?;
         }
         Ok(names)
     }
@@ -315,6 +346,7 @@ impl View {
         match self.numbering.place(node) {
             Some(Place::Top) => "the top directory".to_owned(),
             Some(Place::Description) => ".imagefs.json".to_owned(),
+            Some(Place::Layers) => "the directory of the layers".to_owned(),
             Some(Place::Mount(mount, ino)) if mount < self.mounts.len() => {
                 format!("inode {ino} of {:?}", self.mounts[mount].name)
             }
@@ -335,7 +367,7 @@ impl View {
             return Err(ViewError::NoXattrs);
         }
         match self.place(node)? {
-            Place::Top | Place::Description => Ok(None),
+            Place::Top | Place::Description | Place::Layers => Ok(None),
             Place::Mount(mount, ino) => Ok(Some((self.filesystem(mount, node)?.tree(), ino))),
         }
     }
@@ -343,7 +375,9 @@ impl View {
     fn contained_target(&self, mount: usize, link: &Stat) -> Result<Vec<u8>, ViewError> {
         let tree = self.filesystem(mount, self.numbering.node(mount, link.ino))?.tree();
         let stored = tree.read_link(link.ino)?;
-        Ok(symlink::contain(tree, link, stored, mount, &self.destinations)?)
+        // A layer is nowhere in a container: its links stay in it.
+        let destinations = if mount < self.containers { &self.destinations[..] } else { &[] };
+        Ok(symlink::contain(tree, link, stored, mount, destinations)?)
     }
 }
 

@@ -81,10 +81,32 @@ impl Archive {
             let transport = scan(file_input(&file, path)?, path, look, collect)?;
             return Ok((Archive { file: Arc::new(file), catalogue }, transport));
         }
+        Archive::copy_and_look(unpacker(&file, path, limits)?, path, spool, look)
+    }
+
+    /// Lists an archive that comes as a stream, all of which is read and copied to a file without a name.
+    pub(super) fn copy(mut stream: impl Read, path: &Path, spool: &Path) -> Result<Archive, OciError> {
+        let (archive, _) = Archive::copy_and_look(&mut stream, path, spool, Look::Collect)?;
+        // The stream may have more to say than the archive: that it broke off, for one.
+        io::copy(&mut stream, &mut io::sink()).map_err(|source| OciError::Io {
+            doing: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(archive)
+    }
+
+    fn copy_and_look(
+        source: impl Read,
+        path: &Path,
+        spool: &Path,
+        look: Look,
+    ) -> Result<(Archive, Option<Transport>), OciError> {
+        let mut catalogue = Catalogue::default();
         let spooled = unlinked_file(spool)?;
-        let spooling = Spooling { source: unpacker(&file, path, limits)?, copy: &spooled, directory: spool };
+        let spooling = Spooling { source, copy: &spooled, directory: spool };
         let input = StreamInput(BufReader::with_capacity(128 << 10, spooling));
-        let transport = scan(input, path, look, collect)?;
+        let transport = scan(input, path, look, |name, member| catalogue.add(path, name, member))?;
         Ok((Archive { file: Arc::new(spooled), catalogue }, transport))
     }
 

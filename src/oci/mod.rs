@@ -18,6 +18,7 @@ mod spec;
 mod store;
 mod tarscan;
 
+use std::io::Read;
 use std::path::Path;
 
 pub use choose::Reference;
@@ -219,6 +220,16 @@ pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError
         Transport::OciDir | Transport::OciArchive => layout::open,
     };
     let found = open(&store, path, options.reference.as_ref(), options.platform.as_ref())?;
+    OciImage::new(found, store, limits)
+}
+
+/// Opens an image that comes as a docker-archive in a stream, such as a daemon's; `name` is what errors call it.
+///
+/// All of the stream is read, and kept in a file in [`OpenOptions::spool`] that ends with the image.
+pub fn open_stream(stream: impl Read, name: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError> {
+    let OpenOptions { limits, spool, .. } = *options;
+    let store = Store::Archive(Archive::copy(stream, name, spool)?);
+    let found = docker_archive::open(&store, name, options.reference.as_ref(), options.platform.as_ref())?;
     OciImage::new(found, store, limits)
 }
 

@@ -42,6 +42,9 @@ pub(super) fn open(source: &OsStr, name: &str, context: &Context<'_>) -> Result<
     }
     let daemon = Daemon::connect(&context.endpoint()?)?;
     let image = daemon.image(&name, context.platform)?;
+    if context.exact {
+        return super::exact::open(source, &daemon, &image, context);
+    }
     let (wishes, wished) = sync_channel(MAX_WISHES);
     let plan = Plan {
         content: Content {
@@ -97,15 +100,17 @@ pub(super) fn open(source: &OsStr, name: &str, context: &Context<'_>) -> Result<
     })
 }
 
-fn by_id(id: &Digest, context: &Context<'_>) -> Result<Option<Entry>, SourceError> {
+/// The entry of an image, got in the way that is wanted now, if it is in the cache.
+pub(super) fn by_id(id: &Digest, context: &Context<'_>) -> Result<Option<Entry>, SourceError> {
     let id = id.to_string();
+    let wanted = if context.exact { Obtained::Layers } else { Obtained::Export };
     Ok(context.cache.find(|meta| {
         let Content { kind, identity, platform, obtained, .. } = &meta.content;
         let fits = match (platform, context.platform) {
             (Some(has), Some(wanted)) => has.satisfies(wanted),
             _ => true,
         };
-        *kind == Kind::Image && *identity == id && *obtained == Obtained::Export && fits
+        *kind == Kind::Image && *identity == id && *obtained == wanted && fits
     })?)
 }
 
@@ -120,22 +125,22 @@ fn details(image: &Image) -> Details {
 
 /// The stream that is being read, so that it can be ended when the user has lost patience.
 #[derive(Default)]
-struct Current {
+pub(super) struct Current {
     stream: Mutex<Option<HangUp>>,
     ended: AtomicBool,
 }
 
 impl Current {
-    fn set(&self, stream: &ByteStream) {
+    pub fn set(&self, stream: &ByteStream) {
         *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.hang_up_handle());
     }
 
-    fn end(&self) {
+    pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
     }
 
     /// Looks now and then whether the task was cancelled, until it has ended.
-    fn watch(&self, progress: &Progress) {
+    pub fn watch(&self, progress: &Progress) {
         while !self.ended.load(Ordering::Acquire) {
             if progress.check().is_err()
                 && let Some(stream) = &*self.stream.lock().unwrap_or_else(PoisonError::into_inner)

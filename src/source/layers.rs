@@ -155,9 +155,9 @@ fn details(image: &OciImage) -> Details {
 }
 
 /// A stream that tells how far it has come, and ends with an error once the task is cancelled.
-struct Watched<'a, R> {
-    inner: R,
-    progress: &'a Progress,
+pub(super) struct Watched<'a, R> {
+    pub inner: R,
+    pub progress: &'a Progress,
 }
 
 impl<R: BufRead> Read for Watched<'_, R> {

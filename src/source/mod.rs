@@ -6,6 +6,7 @@
 
 mod ahead;
 mod error;
+mod exact;
 mod fill;
 mod image;
 mod layers;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Cache, Entry, Kind};
+use crate::cache::{Cache, Entry};
 use crate::docker::Endpoint;
 use crate::image::{Digest, Platform};
 use crate::index::Filesystem;
@@ -27,6 +28,7 @@ use crate::progress::{Phase, Progress};
 
 use self::fill::{Fill, Opened};
 
+pub use crate::cache::Kind;
 pub use error::SourceError;
 pub use spec::Spec;
 
@@ -40,6 +42,8 @@ pub struct Context<'a> {
     pub platform: Option<&'a Platform>,
     /// Bytes that one layer, or an archive that is compressed as a whole, may unpack to, where the user set a limit.
     pub max_size: Option<u64>,
+    /// Whether a daemon's image is to be got as its layers are stored, instead of as the daemon exports it.
+    pub exact: bool,
     /// Told how far things are, and asked whether to go on.
     pub progress: &'a Arc<Progress>,
 }
@@ -115,7 +119,7 @@ pub struct Mount {
 /// What keeps a source's filesystems alive.
 enum Keep {
     /// A cache entry, which is not evicted as long as this is held.
-    Entry { _entry: Box<Entry> },
+    Entry(Box<Entry>),
     /// The making of one.
     Fill(Box<Fill>),
 }
@@ -164,7 +168,7 @@ impl Source {
                 let filesystem = Arc::new(entry.filesystem()?);
                 let meta = entry.meta().clone();
                 let details = serde_json::from_value(meta.about.details).unwrap_or_default();
-                (meta.content, details, filesystem, Keep::Entry { _entry: entry })
+                (meta.content, details, filesystem, Keep::Entry(entry))
             }
             Opened::Filling(filesystem, fill) => {
                 (fill.content().clone(), fill.details().clone(), filesystem, Keep::Fill(fill))
@@ -185,7 +189,7 @@ impl Source {
     /// Waits until everything is in the cache.
     pub fn wait(&mut self) -> Result<(), SourceError> {
         match &mut self.keep {
-            Keep::Entry { .. } => Ok(()),
+            Keep::Entry(_) => Ok(()),
             Keep::Fill(fill) => fill.wait(),
         }
     }
@@ -193,9 +197,18 @@ impl Source {
     /// Why something will never come, if that is so.
     pub fn failure(&self) -> Option<&str> {
         match &self.keep {
-            Keep::Entry { .. } => None,
+            Keep::Entry(_) => None,
             Keep::Fill(fill) => fill.failure(),
         }
+    }
+
+    /// The layers of an image that was got as layers, the lowest first, each with what it holds itself.
+    ///
+    /// To be used no longer than the source is held.
+    pub fn layers(&self) -> Result<Vec<(&LayerDetails, Filesystem)>, SourceError> {
+        let Keep::Entry(entry) = &self.keep else { return Ok(Vec::new()) };
+        let layers = self.details.layers.iter().zip(entry.layers());
+        layers.map(|(details, entry)| Ok((details, entry.filesystem()?))).collect()
     }
 
     /// What `.imagefs.json` says.

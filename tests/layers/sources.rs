@@ -9,12 +9,21 @@ use imagefs::progress::Progress;
 use imagefs::source::{self, Context, Source, SourceError};
 
 use super::build::Layer;
-use crate::support::{Manifest, succeed};
+use crate::support::{Daemon, Manifest, succeed};
 
 /// A place for images, and a cache.
 struct Place {
     directory: tempfile::TempDir,
     cache: Cache,
+}
+
+/// What the user says besides the source.
+#[derive(Clone, Copy, Default)]
+struct Ask<'a> {
+    host: Option<&'a str>,
+    platform: Option<&'a str>,
+    max_size: Option<u64>,
+    exact: bool,
 }
 
 impl Place {
@@ -38,28 +47,18 @@ impl Place {
 
     /// Makes the layout `l` with an image of these layers.
     fn layout(&self, image: &str, layers: impl IntoIterator<Item = Layer>) {
-        self.shell(&format!("test -e l || umoci init --layout l; umoci new --image l:{image}"));
-        for (i, layer) in layers.into_iter().enumerate() {
-            std::fs::write(self.path("layer.tar"), layer.tar()).unwrap();
-            self.shell(&format!(
-                "umoci raw add-layer --image l:{image} --history.created_by 'step {i}' layer.tar"
-            ));
-        }
+        super::image(self.directory.path(), image, layers);
     }
 
-    fn open_with(
-        &self,
-        spelled: &str,
-        platform: Option<&str>,
-        max_size: Option<u64>,
-    ) -> (Result<Source, SourceError>, u64) {
+    fn open_with(&self, spelled: &str, ask: Ask<'_>) -> (Result<Source, SourceError>, u64) {
         let progress = Arc::new(Progress::new());
-        let platform = platform.map(|text| text.parse().unwrap());
+        let platform = ask.platform.map(|text| text.parse().unwrap());
         let context = Context {
             cache: &self.cache,
-            host: None,
+            host: ask.host,
             platform: platform.as_ref(),
-            max_size,
+            max_size: ask.max_size,
+            exact: ask.exact,
             progress: &progress,
         };
         let spelled = spelled.replace('%', self.directory.path().to_str().unwrap());
@@ -72,11 +71,11 @@ impl Place {
 
     #[track_caller]
     fn open(&self, spelled: &str) -> Source {
-        self.open_with(spelled, None, None).0.unwrap_or_else(|e| panic!("{spelled}: {e}"))
+        self.open_with(spelled, Ask::default()).0.unwrap_or_else(|e| panic!("{spelled}: {e}"))
     }
 
     fn error(&self, spelled: &str) -> SourceError {
-        match self.open_with(spelled, None, None).0 {
+        match self.open_with(spelled, Ask::default()).0 {
             Ok(_) => panic!("{spelled} opens"),
             Err(error) => error,
         }
@@ -175,7 +174,7 @@ fn a_second_image_on_the_same_base_costs_its_own_layers_alone() {
     place.layout("a", [big()]);
     place.layout("b", [big(), top()]);
     let read = |spelled| {
-        let (source, bytes) = place.open_with(spelled, None, None);
+        let (source, bytes) = place.open_with(spelled, Ask::default());
         source.unwrap();
         bytes
     };
@@ -213,7 +212,8 @@ fn an_image_that_is_not_there_is_an_error_that_says_what_is() {
     assert!(error.hint().unwrap().contains(":NAME"));
     let error = place.error("oci:%/l:c");
     assert!(error.to_string().contains("has no image \"c\"; it holds @0 a, @1 b"), "{error}");
-    let error = place.open_with("%/l:a", Some("linux/s390x"), None).0.err().unwrap();
+    let error =
+        place.open_with("%/l:a", Ask { platform: Some("linux/s390x"), ..Ask::default() }).0.err().unwrap();
     assert!(error.to_string().contains("there is no image for linux/s390x"), "{error}");
     assert!(place.cache.ls().unwrap().is_empty());
 }
@@ -245,7 +245,7 @@ fn a_layer_that_is_no_tree_is_named() {
 fn a_layer_beyond_the_limit_is_refused() {
     let place = Place::new();
     place.layout("a", [base().file("big", &"x".repeat(1 << 20))]);
-    let error = place.open_with("%/l", None, Some(1 << 20)).0.err().unwrap();
+    let error = place.open_with("%/l", Ask { max_size: Some(1 << 20), ..Ask::default() }).0.err().unwrap();
     assert!(error.to_string().contains("unpacks to more than 1048576 bytes"), "{error}");
     assert_eq!(error.hint().unwrap(), "--max-size sets the limit");
     assert!(place.cache.ls().unwrap().is_empty());
@@ -266,4 +266,28 @@ fn a_tar_of_a_root_filesystem_is_one_also_without_a_transport() {
     assert!(error.to_string().contains("holds no container image"), "{error}");
     place.shell("mkdir empty");
     assert!(place.error("%/empty").to_string().contains("holds no container image"));
+}
+
+#[test]
+fn a_daemons_image_is_exactly_its_layers() {
+    for daemon in Daemon::both() {
+        let place = Place::new();
+        // overlay2 cannot take a layer that links to a file of another.
+        place
+            .layout("a", [base(), Layer::new(1).without("etc/secret").dir("etc/").file("etc/motd", "hello")]);
+        place.shell("skopeo oci:l:a docker-archive:image.tar:imagefs-test-exact:1");
+        daemon.run(["load", "--input", place.path("image.tar").to_str().unwrap()]);
+        let ask = Ask { host: Some(daemon.host()), exact: true, ..Ask::default() };
+        let (source, _) = place.open_with("imagefs-test-exact:1", ask);
+        let source = source.unwrap();
+        place.unpacked("a").assert_same(&Manifest::of(&source.mounts[0].filesystem));
+        assert_eq!(source.details.layers.len(), 2);
+        let names = source.details.names.join(" ");
+        assert!(names.contains("imagefs-test-exact:1"), "{}: {names}", daemon.name);
+        // By its id it is found without asking anybody, and an archive of it has nothing to add.
+        let nobody = Ask { host: Some("unix:///nonexistent"), exact: true, ..Ask::default() };
+        place.open_with(&daemon.image_id("imagefs-test-exact:1"), nobody).0.unwrap();
+        assert_eq!(place.open_with("%/image.tar", Ask::default()).1, 0);
+        daemon.run(["image", "rm", "imagefs-test-exact:1"]);
+    }
 }

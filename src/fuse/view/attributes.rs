@@ -57,7 +57,8 @@ pub struct Space {
 impl View {
     /// The size of everything that is shown.
     pub fn space(&self) -> Space {
-        let shown = if self.options.flat { &self.mounts[..1] } else { &self.mounts[..] };
+        // The layers are another look at the bytes of the root filesystem.
+        let shown = if self.options.flat { &self.mounts[..1] } else { &self.mounts[..self.containers] };
         let mut space = Space { blocks: 0, files: 0, block_size: BLOCK_SIZE, name_max: MAX_NAME as u32 };
         if !self.options.flat {
             space.files = 2;
@@ -71,9 +72,19 @@ impl View {
     }
 
     pub(super) fn top(&self) -> Attributes {
-        let subdirectories = u32::try_from(self.mounts.len()).unwrap_or(u32::MAX);
-        let stat = self.own_stat(FileType::Directory, 0o555, subdirectories.saturating_add(2));
-        Attributes { node: Node::ROOT, ..self.directory_or_special(Node::ROOT, &stat) }
+        let layers = usize::from(self.containers < self.mounts.len());
+        self.own_directory(Node::ROOT, self.containers + layers)
+    }
+
+    /// `None` where the session does not show layers.
+    pub(super) fn layers_directory(&self) -> Option<Attributes> {
+        let layers = self.mounts.len() - self.containers;
+        (layers > 0).then(|| self.own_directory(Node::LAYERS, layers))
+    }
+
+    fn own_directory(&self, node: Node, subdirectories: usize) -> Attributes {
+        let nlink = u32::try_from(subdirectories).unwrap_or(u32::MAX).saturating_add(2);
+        self.directory_or_special(node, &self.own_stat(FileType::Directory, 0o555, nlink))
     }
 
     pub(super) fn description(&self) -> Attributes {

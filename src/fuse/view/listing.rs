@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use super::{Attributes, DESCRIPTION_NAME, Place, View, ViewError};
+use super::{Attributes, DESCRIPTION_NAME, Place, View, ViewError, layers};
 use crate::fuse::node::Node;
 use crate::index::{DirCookie, FileType, Ino, Listing, Tree, TreeError};
 
@@ -43,6 +43,10 @@ impl View {
             Place::Description => Err(ViewError::NotADirectory(dir)),
             Place::Top => {
                 self.list_top(offset, emit);
+                Ok(())
+            }
+            Place::Layers => {
+                self.list_layers(offset, emit);
                 Ok(())
             }
             Place::Mount(mount, ino) => {
@@ -92,15 +96,24 @@ impl View {
             (b"..", Node::ROOT, FileType::Directory),
             (DESCRIPTION_NAME, Node::DESCRIPTION, FileType::Regular),
         ];
-        let mounts = self.mounts.iter().enumerate().map(|(index, mount)| {
+        let layers = (self.containers < self.mounts.len()).then_some((
+            layers::DIRECTORY_NAME,
+            Node::LAYERS,
+            FileType::Directory,
+        ));
+        list(own.into_iter().chain(self.directories().take(self.containers)).chain(layers), offset, emit);
+    }
+
+    fn list_layers(&self, offset: u64, emit: &mut dyn FnMut(ListedEntry<'_>) -> bool) {
+        let dots = [(&b"."[..], Node::LAYERS, FileType::Directory), (b"..", Node::ROOT, FileType::Directory)];
+        list(dots.into_iter().chain(self.directories().skip(self.containers)), offset, emit);
+    }
+
+    /// The directories of the container mounts, and then of the layers.
+    fn directories(&self) -> impl Iterator<Item = (&[u8], Node, FileType)> {
+        self.mounts.iter().enumerate().map(|(index, mount)| {
             (mount.name.as_bytes(), self.numbering.node(index, Ino::ROOT), FileType::Directory)
-        });
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (next, (name, node, file_type)) in (1..).zip(own.into_iter().chain(mounts)).skip(skip) {
-            if !emit(ListedEntry { name, node, file_type, next }) {
-                return;
-            }
-        }
+        })
     }
 
     fn list_tree(
@@ -119,8 +132,11 @@ impl View {
         };
         if offset < AFTER_DOT_DOT {
             let node = self.numbering.node(mount, dir);
-            let up =
-                if dir == Ino::ROOT { Node::ROOT } else { self.numbering.node(mount, tree.parent(dir)?) };
+            let up = match dir {
+                Ino::ROOT if mount < self.containers => Node::ROOT,
+                Ino::ROOT => Node::LAYERS,
+                dir => self.numbering.node(mount, tree.parent(dir)?),
+            };
             let dots = [(&b"."[..], node, AFTER_DOT), (b"..", up, AFTER_DOT_DOT)];
             for (name, node, next) in dots.into_iter().filter(|(_, _, next)| *next > offset) {
                 if !give(name, node, FileType::Directory, next) {
@@ -138,6 +154,20 @@ impl View {
             Ok(Listing::NotYet) if emitted => Ok(()),
             Ok(Listing::NotYet) => Err(TreeError::NotYet.into()),
             Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Hands out entries that are at hand; the offset after each is its place, counted from 1.
+fn list<'a>(
+    entries: impl Iterator<Item = (&'a [u8], Node, FileType)>,
+    offset: u64,
+    emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
+) {
+    let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+    for (next, (name, node, file_type)) in (1..).zip(entries).skip(skip) {
+        if !emit(ListedEntry { name, node, file_type, next }) {
+            return;
         }
     }
 }

@@ -1,11 +1,28 @@
 //! A growing tree that is one layer of an image: some of what its entries name is in the layers below.
 
+use crate::index::Whiteout;
+use crate::index::scan::Entry;
+
 use super::{Body, GrowError, GrowingTree, Ino, MAX_SYMLINKS, Order, implicit_directory};
+
+const WHITEOUT_XATTR: &[u8] = b"user.imagefs.whiteout";
+
+/// Says of a whiteout what it is: `whiteout` or `opaque`.
+pub(super) fn mark_whiteout(entry: &mut Entry) {
+    let name = entry.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    let kind: &[u8] = match Whiteout::of(name) {
+        None => return,
+        Some(Whiteout::Name(_)) => b"whiteout",
+        Some(Whiteout::Opaque) => b"opaque",
+    };
+    entry.xattrs.retain(|(name, _)| name != WHITEOUT_XATTR);
+    entry.xattrs.push((WHITEOUT_XATTR.to_vec(), kind.to_vec()));
+}
 
 impl GrowingTree {
     /// A tree for one layer of an image, which has nothing but its root.
     ///
-    /// Whiteouts are names like any other. A hard link whose target does not come is an empty file, from which
+    /// Whiteouts are names like any other, but carry the extended attribute `user.imagefs.whiteout`. A hard link whose target does not come is an empty file, from which
     /// [`Index::links_out`](crate::index::Index::links_out) tells where it leads. A path through a symlink that
     /// leads to nothing goes where the symlink says, by way of directories that no entry describes.
     pub fn of_layer() -> GrowingTree {

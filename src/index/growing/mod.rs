@@ -207,7 +207,10 @@ impl GrowingTree {
     /// takes the new attributes and keeps its children.
     ///
     /// Returns its inode, but for a hard link whose target has not come yet.
-    pub fn insert(&mut self, entry: Entry) -> Result<Option<Ino>, GrowError> {
+    pub fn insert(&mut self, mut entry: Entry) -> Result<Option<Ino>, GrowError> {
+        if self.of_layer {
+            layer::mark_whiteout(&mut entry);
+        }
         if entry.path.is_empty() {
             let xattrs = self.intern(entry.xattrs)?;
             let root = &mut self.inodes[0];

@@ -1,0 +1,51 @@
+//! A daemon's images as their layers are stored: saved, not exported.
+//!
+//! A save has all extended attributes and whole timestamps, and nothing that a daemon adds to a container. It takes
+//! longer: the daemon copies the image before it sends the first byte, and it sends layers that are here already.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use super::fill::Opened;
+use super::image::{self, Current};
+use super::layers::{self, Watched};
+use super::{Context, SourceError};
+use crate::docker::{Daemon, Image};
+use crate::oci::{self, OciError, OpenOptions};
+use crate::progress::Phase;
+
+/// Opens an image by its layers; those that the cache does not have are read now.
+pub(super) fn open(
+    source: &OsStr,
+    daemon: &Daemon,
+    image: &Image,
+    context: &Context<'_>,
+) -> Result<Opened, SourceError> {
+    if let Some(entry) = image::by_id(&image.id, context)? {
+        return Ok(Opened::Entry(Box::new(entry)));
+    }
+    let progress = context.progress;
+    progress.enter(Phase::Reading);
+    let options = OpenOptions {
+        platform: context.platform.cloned(),
+        limits: context.limits(),
+        ..OpenOptions::new(context.cache.dir())
+    };
+    let stream = daemon.save(&image.id)?;
+    let current = Current::default();
+    current.set(&stream);
+    let saved = std::thread::scope(|scope| {
+        scope.spawn(|| current.watch(progress));
+        let stream = Watched { inner: stream, progress };
+        let saved = oci::open_stream(stream, Path::new(source), &options);
+        current.end();
+        saved
+    });
+    let mut saved = saved.map_err(|error| match error {
+        OciError::Io { source: error, .. } if error.get_ref().is_some() => SourceError::stream(source, error),
+        error => error.into(),
+    })?;
+    // An image that is saved by its id has lost its names.
+    saved.names.clone_from(&image.names);
+    layers::open_image(source, &saved, context).map(|entry| Opened::Entry(Box::new(entry)))
+}
