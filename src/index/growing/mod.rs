@@ -6,7 +6,11 @@
 
 mod answers;
 mod layer;
+mod links;
 mod merge;
+mod paths;
+mod records;
+mod walk;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -14,9 +18,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use hashbrown::HashTable;
 
 use super::scan::{Content, Entry, EntryKind, Extent};
-use super::{FileType, Ino, LayerNo, Timestamp, TreeError};
+use super::{Ino, LayerNo, Timestamp, TreeError};
 
+use links::{Forward, warn_no_target};
 pub use merge::{Merge, MergeError};
+use records::spread;
+pub(super) use records::{Body, Dentry, Inode};
+pub use walk::Order;
 
 /// Symlinks that are followed while one path is resolved, as in path_resolution(7).
 const MAX_SYMLINKS: usize = 40;
@@ -41,86 +49,6 @@ pub enum GrowError {
 
 fn quote(name: &[u8]) -> String {
     format!("\"{}\"", name.escape_ascii())
-}
-
-/// What an inode has besides the attributes that all have.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Body {
-    /// Was replaced or removed, or never had a name.
-    Gone,
-    Directory {
-        /// The name that it has; the root has none.
-        dentry: u32,
-        /// First and last of its dentries, in the order in which they came.
-        first: u32,
-        last: u32,
-        /// Whether all its names have come.
-        complete: bool,
-    },
-    Contiguous {
-        at: u64,
-    },
-    Sparse {
-        first: u32,
-        count: u32,
-    },
-    Symlink {
-        parent: Ino,
-        target: u32,
-        len: u16,
-    },
-    Device {
-        file_type: FileType,
-        major: u32,
-        minor: u32,
-    },
-    Fifo,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Inode {
-    pub body: Body,
-    pub size: u64,
-    pub mtime: Timestamp,
-    pub uid: u32,
-    pub gid: u32,
-    pub nlink: u32,
-    /// 0 for none, else a set's number and one.
-    pub xattrs: u32,
-    pub perm: u16,
-    pub layer: LayerNo,
-    /// A directory that no entry describes: paths lead through it, that is all.
-    pub implicit: bool,
-}
-
-/// A name in a directory.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Dentry {
-    pub parent: Ino,
-    /// 0 while the name is a hard link whose target has not come; then it is not shown.
-    ino: Ino,
-    name: u32,
-    /// The next name of the same directory.
-    next: u32,
-    /// Of directory and name, so that the table can grow without reading them again.
-    hash: u32,
-    name_len: u8,
-    pub dead: bool,
-}
-
-impl Dentry {
-    pub fn ino(&self) -> Option<Ino> {
-        (self.ino != Ino(0)).then_some(self.ino)
-    }
-
-    fn table_hash(&self) -> u64 {
-        spread(self.hash)
-    }
-}
-
-/// The table wants its bits at both ends.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
 }
 
 /// A set of extended attributes: names and values.
@@ -152,23 +80,6 @@ pub struct GrowingTree {
     of_layer: bool,
     /// The hard links that do: what stands for the file, and the path that it has in the layers below.
     pub(super) links_out: Vec<(Ino, Vec<u8>)>,
-}
-
-/// What is known of the order of an archive's entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Order {
-    /// Nothing: a directory may get another name until the end.
-    #[default]
-    Any,
-    /// A directory's names follow it, each with all that is beneath it, as `nftw(3)` visits them: once an entry
-    /// comes that is not beneath a directory, the directory is complete.
-    DepthFirst,
-}
-
-/// A hard link that waits for its target, and what it becomes if that never comes.
-struct Forward {
-    target: Vec<u8>,
-    fallback: Inode,
 }
 
 impl Default for GrowingTree {
@@ -268,78 +179,6 @@ impl GrowingTree {
         Ok(Some(ino))
     }
 
-    /// Nothing more will come: hard links that still wait for their target are settled.
-    pub fn finish(&mut self) -> Result<(), GrowError> {
-        let mut waiting: Vec<u32> = self.forward.keys().copied().collect();
-        waiting.sort_unstable();
-        let mut chain = Vec::new();
-        for dentry in waiting {
-            let mut at = dentry;
-            // A link may wait for a link that waits for a link: go to the end, then settle all on the way.
-            let mut target = loop {
-                let Some(forward) = self.forward.get(&at) else { break self.dentries[at as usize].ino() };
-                // Every link on the way is a different one, or there is a cycle.
-                if chain.len() > self.forward.len() {
-                    return Err(GrowError::LinkCycle(forward.target.clone()));
-                }
-                chain.push(at);
-                match self.find_dentry(&forward.target.clone()) {
-                    Some(next) => at = next,
-                    None => break None,
-                }
-            };
-            while let Some(at) = chain.pop() {
-                let Some(forward) = self.forward.remove(&at) else { continue };
-                if self.dentries[at as usize].dead {
-                    continue;
-                }
-                match target {
-                    Some(ino) if matches!(self.inode_ref(ino).body, Body::Directory { .. }) => {
-                        return Err(GrowError::LinkToDirectory(self.name_of(at).to_vec()));
-                    }
-                    Some(ino) => self.attach(at, ino),
-                    None => {
-                        let ino = self.add_inode(forward.fallback)?;
-                        if self.of_layer {
-                            self.links_out.push((ino, forward.target));
-                        } else {
-                            warn_no_target(self.name_of(at), &forward.target);
-                        }
-                        self.attach(at, ino);
-                        target = Some(ino);
-                    }
-                }
-            }
-        }
-        if self.moved_links {
-            self.place_symlinks();
-        }
-        self.complete = true;
-        Ok(())
-    }
-
-    /// Finds, for every symlink, the directory nearest to the root that names it.
-    fn place_symlinks(&mut self) {
-        let mut nearest: HashMap<Ino, (usize, Ino)> = HashMap::new();
-        for dentry in &self.dentries {
-            if let (false, Some(ino)) = (dentry.dead, dentry.ino())
-                && let Body::Symlink { .. } = self.inode_ref(ino).body
-            {
-                let here = (self.depth(dentry.parent), dentry.parent);
-                nearest.entry(ino).and_modify(|known| *known = here.min(*known)).or_insert(here);
-            }
-        }
-        for (ino, (_, dir)) in nearest {
-            self.place_symlink(ino, dir);
-        }
-    }
-
-    fn place_symlink(&mut self, ino: Ino, dir: Ino) {
-        if let Body::Symlink { parent, .. } = &mut self.inode_mut(ino).body {
-            *parent = dir;
-        }
-    }
-
     /// The name of a dentry.
     pub(super) fn name_of(&self, dentry: u32) -> &[u8] {
         let dentry = &self.dentries[dentry as usize];
@@ -350,69 +189,6 @@ impl GrowingTree {
     /// The stored target of a symlink's body.
     pub(super) fn target(&self, target: u32, len: u16) -> &[u8] {
         &self.names[target as usize..target as usize + usize::from(len)]
-    }
-
-    /// The directory of this path, made if it is not there.
-    ///
-    /// A symlink on the way is followed, within the tree. Anything else that is in the way is replaced.
-    fn directory(&mut self, path: &[u8]) -> Result<Ino, GrowError> {
-        if self.last_dir.0 == path {
-            return Ok(self.last_dir.1);
-        }
-        let mut dir = Ino::ROOT;
-        for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
-            dir = match self.child(dir, name) {
-                Some(child) if self.is_directory(child) => child,
-                Some(child) => match self.resolve(dir, child) {
-                    Some(target) => target,
-                    None => {
-                        match self.of_layer.then(|| self.make_target(dir, child)).transpose()?.flatten() {
-                            Some(target) => target,
-                            None => self.add_directory(dir, name, implicit_directory(self.layer))?,
-                        }
-                    }
-                },
-                None => self.add_directory(dir, name, implicit_directory(self.layer))?,
-            };
-        }
-        self.last_dir.0.clear();
-        self.last_dir.0.extend_from_slice(path);
-        self.last_dir.1 = dir;
-        Ok(dir)
-    }
-
-    /// The directory that `child`, a symlink of `dir`, leads to.
-    fn resolve(&self, dir: Ino, child: Ino) -> Option<Ino> {
-        let mut at = dir;
-        let mut budget = MAX_SYMLINKS;
-        // What is still to be walked, the next component last.
-        let mut rest: Vec<&[u8]> = Vec::new();
-        let mut found = child;
-        loop {
-            match self.inode_ref(found).body {
-                Body::Directory { .. } => at = found,
-                Body::Symlink { target, len, .. } => {
-                    budget = budget.checked_sub(1)?;
-                    let target = self.target(target, len);
-                    if target.starts_with(b"/") {
-                        at = Ino::ROOT;
-                    }
-                    rest.extend(target.rsplit(|&b| b == b'/'));
-                    if rest.len() > 4096 {
-                        return None;
-                    }
-                }
-                _ => return None,
-            }
-            found = loop {
-                match rest.pop() {
-                    None => return Some(at),
-                    Some(b"" | b".") => {}
-                    Some(b"..") => at = self.above(at),
-                    Some(name) => break self.child(at, name)?,
-                }
-            };
-        }
     }
 
     fn put_directory(&mut self, dir: Ino, name: &[u8], inode: Inode) -> Result<Ino, GrowError> {
@@ -430,27 +206,6 @@ impl GrowingTree {
         let ino = self.add_inode(Inode { body: EMPTY_DIRECTORY, nlink: 1, ..inode })?;
         self.put(dir, name, Some(ino))?;
         Ok(ino)
-    }
-
-    fn put_link(
-        &mut self,
-        dir: Ino,
-        name: &[u8],
-        target: Vec<u8>,
-        mut fallback: Inode,
-    ) -> Result<Option<Ino>, GrowError> {
-        match self.find_dentry(&target).and_then(|found| self.dentries[found as usize].ino()) {
-            Some(ino) if self.is_directory(ino) => Err(GrowError::LinkToDirectory(name.to_vec())),
-            // A name that is a link to itself says nothing new.
-            Some(ino) if self.child(dir, name) == Some(ino) => Ok(Some(ino)),
-            Some(ino) => self.put(dir, name, Some(ino)).map(|_| Some(ino)),
-            None => {
-                fallback.body = Body::Contiguous { at: 0 };
-                let dentry = self.put(dir, name, None)?;
-                self.forward.insert(dentry, Forward { target, fallback });
-                Ok(None)
-            }
-        }
     }
 
     /// Gives `name` in `dir` to an inode, and takes it from whoever had it.
@@ -575,26 +330,6 @@ impl GrowingTree {
         Ok(known)
     }
 
-    /// The dentry of a path, no symlink followed but in its directories.
-    fn find_dentry(&self, path: &[u8]) -> Option<u32> {
-        let mut dir = Ino::ROOT;
-        let mut components = path.split(|&b| b == b'/').peekable();
-        while let Some(name) = components.next() {
-            let found = self.dentry(dir, name)?;
-            if components.peek().is_none() {
-                return Some(found);
-            }
-            let child = self.dentries[found as usize].ino()?;
-            dir = if self.is_directory(child) { child } else { self.resolve(dir, child)? };
-        }
-        None
-    }
-
-    /// What a path leads to.
-    pub(super) fn find(&self, path: &[u8]) -> Option<Ino> {
-        self.dentries[self.find_dentry(path)? as usize].ino()
-    }
-
     fn dentry(&self, dir: Ino, name: &[u8]) -> Option<u32> {
         self.dentry_hashed(self.hash_of(dir, name), dir, name)
     }
@@ -614,63 +349,6 @@ impl GrowingTree {
         hasher.write_u32(dir.0);
         hasher.write(name);
         hasher.finish() as u32
-    }
-
-    fn depth(&self, mut dir: Ino) -> usize {
-        let mut depth = 0;
-        while dir != Ino::ROOT {
-            (dir, depth) = (self.above(dir), depth + 1);
-        }
-        depth
-    }
-
-    /// The directory that a directory stands in; the root stands in itself.
-    pub(super) fn above(&self, dir: Ino) -> Ino {
-        match self.inode_ref(dir).body {
-            Body::Directory { dentry, .. } if dentry != NONE => self.dentries[dentry as usize].parent,
-            _ => Ino::ROOT,
-        }
-    }
-
-    /// The path of a directory, from the root, without a leading slash.
-    pub(super) fn path_of(&self, mut dir: Ino) -> Vec<u8> {
-        let mut names = Vec::new();
-        while let Body::Directory { dentry, .. } = self.inode_ref(dir).body
-            && dentry != NONE
-        {
-            names.push(self.name_of(dentry));
-            dir = self.dentries[dentry as usize].parent;
-        }
-        names.reverse();
-        names.join(&b'/')
-    }
-
-    /// Notes that an entry of `dir` has come: in a depth-first walk, directories that it is not beneath are left.
-    fn visit(&mut self, dir: Ino) {
-        if self.order != Order::DepthFirst || self.walk.last() == Some(&dir) {
-            return;
-        }
-        let mut chain = vec![dir];
-        while let Some(&top) = chain.last()
-            && top != Ino::ROOT
-        {
-            chain.push(self.above(top));
-        }
-        chain.reverse();
-        let shared = self.walk.iter().zip(&chain).take_while(|(open, dir)| open == dir).count();
-        for left in self.walk.split_off(shared) {
-            self.set_complete(left, true);
-        }
-        for &entered in &chain[shared..] {
-            self.set_complete(entered, false);
-        }
-        self.walk = chain;
-    }
-
-    fn set_complete(&mut self, dir: Ino, now: bool) {
-        if let Body::Directory { complete, .. } = &mut self.inode_mut(dir).body {
-            *complete = now;
-        }
     }
 
     fn is_directory(&self, ino: Ino) -> bool {
@@ -711,10 +389,6 @@ fn implicit_directory(layer: LayerNo) -> Inode {
         layer,
         implicit: true,
     }
-}
-
-fn warn_no_target(name: &[u8], target: &[u8]) {
-    tracing::warn!("the hard link {} has no target {}: shown as an empty file", quote(name), quote(target));
 }
 
 fn number(n: usize) -> Result<u32, GrowError> {

@@ -1,0 +1,111 @@
+//! Hard links, also those whose target comes after them, and where a symlink with several names stands.
+
+use std::collections::HashMap;
+
+use super::{Body, GrowError, GrowingTree, Inode, quote};
+use crate::index::Ino;
+
+/// A hard link that waits for its target, and what it becomes if that never comes.
+pub(super) struct Forward {
+    pub target: Vec<u8>,
+    pub fallback: Inode,
+}
+
+impl GrowingTree {
+    /// Nothing more will come: hard links that still wait for their target are settled.
+    pub fn finish(&mut self) -> Result<(), GrowError> {
+        let mut waiting: Vec<u32> = self.forward.keys().copied().collect();
+        waiting.sort_unstable();
+        let mut chain = Vec::new();
+        for dentry in waiting {
+            let mut at = dentry;
+            // A link may wait for a link that waits for a link: go to the end, then settle all on the way.
+            let mut target = loop {
+                let Some(forward) = self.forward.get(&at) else { break self.dentries[at as usize].ino() };
+                // Every link on the way is a different one, or there is a cycle.
+                if chain.len() > self.forward.len() {
+                    return Err(GrowError::LinkCycle(forward.target.clone()));
+                }
+                chain.push(at);
+                match self.find_dentry(&forward.target.clone()) {
+                    Some(next) => at = next,
+                    None => break None,
+                }
+            };
+            while let Some(at) = chain.pop() {
+                let Some(forward) = self.forward.remove(&at) else { continue };
+                if self.dentries[at as usize].dead {
+                    continue;
+                }
+                match target {
+                    Some(ino) if matches!(self.inode_ref(ino).body, Body::Directory { .. }) => {
+                        return Err(GrowError::LinkToDirectory(self.name_of(at).to_vec()));
+                    }
+                    Some(ino) => self.attach(at, ino),
+                    None => {
+                        let ino = self.add_inode(forward.fallback)?;
+                        if self.of_layer {
+                            self.links_out.push((ino, forward.target));
+                        } else {
+                            warn_no_target(self.name_of(at), &forward.target);
+                        }
+                        self.attach(at, ino);
+                        target = Some(ino);
+                    }
+                }
+            }
+        }
+        if self.moved_links {
+            self.place_symlinks();
+        }
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Finds, for every symlink, the directory nearest to the root that names it.
+    fn place_symlinks(&mut self) {
+        let mut nearest: HashMap<Ino, (usize, Ino)> = HashMap::new();
+        for dentry in &self.dentries {
+            if let (false, Some(ino)) = (dentry.dead, dentry.ino())
+                && let Body::Symlink { .. } = self.inode_ref(ino).body
+            {
+                let here = (self.depth(dentry.parent), dentry.parent);
+                nearest.entry(ino).and_modify(|known| *known = here.min(*known)).or_insert(here);
+            }
+        }
+        for (ino, (_, dir)) in nearest {
+            self.place_symlink(ino, dir);
+        }
+    }
+
+    pub(super) fn place_symlink(&mut self, ino: Ino, dir: Ino) {
+        if let Body::Symlink { parent, .. } = &mut self.inode_mut(ino).body {
+            *parent = dir;
+        }
+    }
+
+    pub(super) fn put_link(
+        &mut self,
+        dir: Ino,
+        name: &[u8],
+        target: Vec<u8>,
+        mut fallback: Inode,
+    ) -> Result<Option<Ino>, GrowError> {
+        match self.find_dentry(&target).and_then(|found| self.dentries[found as usize].ino()) {
+            Some(ino) if self.is_directory(ino) => Err(GrowError::LinkToDirectory(name.to_vec())),
+            // A name that is a link to itself says nothing new.
+            Some(ino) if self.child(dir, name) == Some(ino) => Ok(Some(ino)),
+            Some(ino) => self.put(dir, name, Some(ino)).map(|_| Some(ino)),
+            None => {
+                fallback.body = Body::Contiguous { at: 0 };
+                let dentry = self.put(dir, name, None)?;
+                self.forward.insert(dentry, Forward { target, fallback });
+                Ok(None)
+            }
+        }
+    }
+}
+
+pub(super) fn warn_no_target(name: &[u8], target: &[u8]) {
+    tracing::warn!("the hard link {} has no target {}: shown as an empty file", quote(name), quote(target));
+}
