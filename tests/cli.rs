@@ -180,6 +180,7 @@ fn help_tells_a_newcomer_what_there_is() {
       uid=N, gid=N       show everything as owned by this user, this group
       suid, dev          setuid bits and device files take effect; root only
       fsname=NAME        what df(1) and mount(8) show as the source
+      timeout=SECONDS    how long a read waits while nothing comes (default 30)
 
     Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.
     "#);

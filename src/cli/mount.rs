@@ -33,6 +33,7 @@ Mount options, given by -o as for mount(8):
   uid=N, gid=N       show everything as owned by this user, this group
   suid, dev          setuid bits and device files take effect; root only
   fsname=NAME        what df(1) and mount(8) show as the source
+  timeout=SECONDS    how long a read waits while nothing comes (default 30)
 
 Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
 
@@ -83,12 +84,14 @@ impl MountArgs {
             if self.wait {
                 source.wait()?;
             }
+            let defaults = SessionConfig::new(&mountpoint.path);
             let config = SessionConfig {
                 fsname: options.fsname.clone().map_or_else(|| self.source.clone(), OsString::from),
                 allow_other: options.allow_other,
                 suid: options.suid,
                 dev: options.dev,
-                ..SessionConfig::new(&mountpoint.path)
+                timeout: options.timeout.unwrap_or(defaults.timeout),
+                ..defaults
             };
             Ok(Prepared { view: view(&source, &options)?, config, source })
         })
