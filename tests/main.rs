@@ -6,6 +6,7 @@ mod cli;
 mod docker;
 mod fixtures;
 mod index;
+mod lazy;
 mod mounts;
 mod oci;
 mod support;
