@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::fuse::testing::Builder;
 use crate::index::scan::EntryKind;
+use crate::index::{DataFile, Order};
 
 fn options() -> ViewOptions {
     ViewOptions { description: b"{\"a\":1}".to_vec(), ..ViewOptions::default() }
@@ -247,6 +248,10 @@ fn extended_attributes_are_answered_where_there_are_any() {
     let without = || Builder::new().file("f", b"").finish();
     assert!(answers(with(), XattrMode::Auto) && answers(without(), XattrMode::On));
     assert!(!answers(without(), XattrMode::Auto) && !answers(with(), XattrMode::Off));
+    // Nobody knows yet, and a no would be for ever.
+    let file = DataFile::owned(tempfile::tempfile().unwrap());
+    let (filling, _grower) = Filesystem::filling(Order::Any, file, None);
+    assert!(answers(filling, XattrMode::Auto));
     let off = view_of(with(), ViewOptions { xattrs: XattrMode::Off, ..options() });
     assert!(matches!(off.xattr_names(f), Err(ViewError::NoXattrs)));
 }
