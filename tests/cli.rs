@@ -218,6 +218,7 @@ fn help_tells_a_newcomer_what_there_is() {
       layers             also layers/00-DIFFID, …: what each layer holds by itself
       provenance         list what names a file's layer among its attributes
       fsname=NAME        what df(1) and mount(8) show as the source
+      timeout=SECONDS    how long a read waits while nothing comes (default 30)
 
     Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.
     "#);

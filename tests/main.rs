@@ -9,6 +9,7 @@ mod fixtures;
 mod index;
 mod laws;
 mod layers;
+mod lazy;
 mod mounts;
 mod oci;
 mod support;

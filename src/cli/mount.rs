@@ -38,6 +38,7 @@ Mount options, given by -o as for mount(8):
   layers             also layers/00-DIFFID, …: what each layer holds by itself
   provenance         list what names a file's layer among its attributes
   fsname=NAME        what df(1) and mount(8) show as the source
+  timeout=SECONDS    how long a read waits while nothing comes (default 30)
 
 Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
 
@@ -93,12 +94,14 @@ impl MountArgs {
             if self.wait {
                 source.wait()?;
             }
+            let defaults = SessionConfig::new(&mountpoint.path);
             let config = SessionConfig {
                 fsname: options.fsname.clone().map_or_else(|| self.source.clone(), OsString::from),
                 allow_other: options.allow_other,
                 suid: options.suid,
                 dev: options.dev,
-                ..SessionConfig::new(&mountpoint.path)
+                timeout: options.timeout.unwrap_or(defaults.timeout),
+                ..defaults
             };
             Ok(Prepared { view: view(&source, &options)?, config, source })
         })

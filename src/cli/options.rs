@@ -4,6 +4,7 @@
 //! the later one counts.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::fuse::{SymlinkMode, XattrMode};
 
@@ -36,7 +37,7 @@ const fn value(
     Known { name, root_only: false, takes: Takes::Value(spelled, set) }
 }
 
-const KNOWN: [Known; 13] = [
+const KNOWN: [Known; 14] = [
     flag("ro", |_| {}),
     flag("flat", |o| o.flat = true),
     flag("exact", |o| o.exact = true),
@@ -68,6 +69,7 @@ const KNOWN: [Known; 13] = [
         o.fsname = Some(v.to_owned());
         Some(())
     }),
+    value("timeout", "SECONDS", |o, v| seconds(v).map(|timeout| o.timeout = Some(timeout))),
 ];
 
 /// All of `-o`, read and checked.
@@ -97,6 +99,8 @@ pub struct MountOptions {
     pub dev: bool,
     /// What mount(8) and df(1) show as the source.
     pub fsname: Option<String>,
+    /// How long what has not come yet is waited for while nothing comes.
+    pub timeout: Option<Duration>,
 }
 
 /// A word of `-o` that cannot be taken.
@@ -219,6 +223,12 @@ fn id(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| digits && *id != u32::MAX)
 }
 
+/// A time to wait: a whole number of seconds, at least one.
+fn seconds(text: &str) -> Option<Duration> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse::<u32>().ok().filter(|&seconds| digits && seconds > 0).map(|s| Duration::from_secs(s.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,7 +261,8 @@ mod tests {
         assert_eq!(
             explain("remount"),
             "unknown mount option 'remount'; the mount options are ro, flat, exact, layers, provenance, \
-             symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, suid, dev, fsname=NAME"
+             symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, suid, dev, fsname=NAME, \
+             timeout=SECONDS"
         );
     }
 
@@ -262,7 +273,16 @@ mod tests {
         assert_eq!(explain("layers,flat"), "mount options 'flat' and 'layers' do not go together; ");
         assert_eq!(explain("fsname="), "mount option 'fsname' needs a value; write 'fsname=NAME'");
         assert_eq!(explain("xattr=yes"), "mount option 'xattr' cannot be 'yes'; write 'xattr=auto|on|off'");
-        for bad in ["uid=root", "uid=-1", "uid=+1", "gid=4294967295", "gid=4294967296", "uid=0x1"] {
+        for bad in [
+            "uid=root",
+            "uid=-1",
+            "uid=+1",
+            "gid=4294967295",
+            "gid=4294967296",
+            "uid=0x1",
+            "timeout=0",
+            "timeout=1.5",
+        ] {
             assert!(matches!(parse(bad), Err(OptionError::BadValue { .. })), "{bad}");
         }
     }

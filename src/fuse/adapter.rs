@@ -1,8 +1,8 @@
 //! FUSE requests to the view's answers and back.
 //!
 //! Each method turns a request into a question, and the answer into a reply; it decides nothing else. The
-//! answer is complete before the reply is touched, and a reply may be sent by any thread. `fuser` is imported
-//! here and in the session only.
+//! answer is complete before the reply is touched, and a reply may be sent by any thread: one that has to wait
+//! for its answer does so in the [`WaitingRoom`], not here. `fuser` is imported here and in the session only.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
@@ -21,15 +21,15 @@ use fuser::{
 };
 
 mod convert;
+mod handles;
+mod pending;
 
-use self::convert::{attr, kind, negative};
-use super::errno;
+use self::convert::{FOREVER, attr, kind, negative, ttl};
+use self::handles::{Handles, Opening};
 use super::node::Node;
-use super::view::{Access, View, ViewError};
+use super::view::{Access, View};
+use super::waiting::WaitingRoom;
 use crate::index::Whence;
-
-/// How long the kernel may keep what it was told: what is shown never changes.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// A number stands for one inode as long as the session lives.
 const GENERATION: Generation = Generation(0);
@@ -40,13 +40,19 @@ const MAX_REQUEST: u32 = 1024 * 1024;
 /// Read-ahead requests that the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
 
+/// The same while a mount is being filled: those that wait for bytes must not keep others from being sent.
+const MAX_BACKGROUND_WAITING: u16 = u16::MAX;
+
 thread_local! {
-    /// What a FUSE thread reads into; as large as the largest request it has seen.
+    /// What a thread reads into, from the question to the reply; as large as the largest request it has seen.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 pub(super) struct Adapter {
     view: Arc<View>,
+    /// Where requests wait; none where everything is there from the start.
+    waiting: Option<Arc<WaitingRoom>>,
+    handles: Handles,
     /// Whether the kernel takes ENOSYS to open(2) for "no file ever needs opening".
     no_open: bool,
     /// The same for directories.
@@ -54,27 +60,26 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(view: View) -> Adapter {
-        Adapter { view: Arc::new(view), no_open: false, no_opendir: false }
+    pub(super) fn new(view: View, waiting: Option<Arc<WaitingRoom>>) -> Adapter {
+        let handles = Handles::default();
+        Adapter { view: Arc::new(view), waiting, handles, no_open: false, no_opendir: false }
     }
+}
 
-    /// The error number for an error, and a line in the log if it is a fault.
-    fn refuse(&self, ino: INodeNo, error: &ViewError) -> Errno {
-        if errno::is_fault(error) {
-            tracing::error!("{}: {error}", self.view.describe(node(ino)));
+impl Drop for Adapter {
+    fn drop(&mut self) {
+        if let Some(room) = &self.waiting {
+            room.close();
         }
-        Errno::from_i32(errno::errno(error).raw_os_error())
     }
+}
 
-    fn reply_xattr(&self, ino: INodeNo, answer: Result<Vec<u8>, ViewError>, size: u32, reply: ReplyXattr) {
-        match answer {
-            Err(error) => reply.error(self.refuse(ino, &error)),
-            Ok(bytes) => match u32::try_from(bytes.len()) {
-                Ok(len) if size == 0 => reply.size(len),
-                Ok(len) if len <= size => reply.data(&bytes),
-                _ => reply.error(Errno::ERANGE),
-            },
-        }
+/// Replies as getxattr(2) and listxattr(2) want it: with the length alone if there is no room for any bytes.
+fn give_xattr(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 'static {
+    move |reply, bytes| match u32::try_from(bytes.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(&bytes),
+        _ => reply.error(Errno::ERANGE),
     }
 }
 
@@ -87,15 +92,20 @@ impl Filesystem for Adapter {
         let offered = config.capabilities();
         self.no_open = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
         self.no_opendir = offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
-        // One by one, since one that the kernel lacks would reject all.
-        for capability in [
+        let mut wanted = vec![
             InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-        ] {
+        ];
+        // What a symlink leads to is kept inside its mount by where its names stand, and one that is nearer to the
+        // root may still come: the kernel must ask each time until all are known.
+        if self.waiting.is_none() {
+            wanted.push(InitFlags::FUSE_CACHE_SYMLINKS);
+        }
+        // One by one, since one that the kernel lacks would reject all.
+        for capability in wanted {
             if config.add_capabilities(capability).is_err() {
                 tracing::debug!("the kernel lacks {capability:?}");
             }
@@ -108,32 +118,42 @@ impl Filesystem for Adapter {
         if let Err(nearest) = config.set_max_write(MAX_REQUEST) {
             let _ = config.set_max_write(nearest);
         }
-        let _ = config.set_max_background(MAX_BACKGROUND);
+        let background = if self.waiting.is_some() { MAX_BACKGROUND_WAITING } else { MAX_BACKGROUND };
+        let _ = config.set_max_background(background);
         Ok(())
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.view.lookup(node(parent), name.as_bytes()) {
-            Ok(Some(attributes)) => reply.entry(&FOREVER, &attr(&attributes), GENERATION),
-            Ok(None) => reply.entry(&FOREVER, &negative(), GENERATION),
-            Err(error) => reply.error(self.refuse(parent, &error)),
-        }
+        let name = name.as_bytes().to_vec();
+        self.answer(
+            parent,
+            reply,
+            move |view, _| view.lookup(node(parent), &name),
+            |reply: ReplyEntry, found| match found {
+                Some(found) => reply.entry(&ttl(found.certainty), &attr(&found), GENERATION),
+                None => reply.entry(&FOREVER, &negative(), GENERATION),
+            },
+        );
     }
 
     fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.view.attributes(node(ino)) {
-            Ok(attributes) => reply.attr(&FOREVER, &attr(&attributes)),
-            Err(error) => reply.error(self.refuse(ino, &error)),
-        }
+        self.answer(
+            ino,
+            reply,
+            move |view, _| view.attributes(node(ino)),
+            |reply: ReplyAttr, found| reply.attr(&ttl(found.certainty), &attr(&found)),
+        );
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.view.read_link(node(ino)) {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(self.refuse(ino, &error)),
-        }
+        self.answer(
+            ino,
+            reply,
+            move |view, _| view.read_link(node(ino)),
+            |reply: ReplyData, target| reply.data(&target),
+        );
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -157,16 +177,20 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            match self.view.read(node(ino), offset, &mut buffer[..size]) {
-                Ok(n) => reply.data(&buffer[..n]),
-                Err(error) => reply.error(self.refuse(ino, &error)),
-            }
-        });
+        let size = size as usize;
+        self.answer(
+            ino,
+            reply,
+            move |view, _| {
+                BUFFER.with_borrow_mut(|buffer| {
+                    if buffer.len() < size {
+                        buffer.resize(size, 0);
+                    }
+                    view.read(node(ino), offset, &mut buffer[..size])
+                })
+            },
+            |reply: ReplyData, n| BUFFER.with_borrow(|buffer| reply.data(&buffer[..n])),
+        );
     }
 
     fn lseek(
@@ -184,50 +208,74 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        match self.view.seek(node(ino), offset, whence) {
-            Ok(found) => match i64::try_from(found) {
+        self.answer(
+            ino,
+            reply,
+            move |view, _| view.seek(node(ino), offset, whence),
+            |reply: ReplyLseek, found| match i64::try_from(found) {
                 Ok(found) => reply.offset(found),
                 Err(_) => reply.error(Errno::EOVERFLOW),
             },
-            Err(error) => reply.error(self.refuse(ino, &error)),
+        );
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.handles.open(&self.view, node(ino)) {
+            Opening::Needless if self.no_opendir => reply.error(Errno::ENOSYS),
+            Opening::Handle { handle, keep: false } => reply.opened(handle, FopenFlags::empty()),
+            Opening::Handle { keep: true, .. } | Opening::Needless => {
+                reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+            }
         }
     }
 
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if self.no_opendir {
-            reply.error(Errno::ENOSYS);
-        } else {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
-        }
-    }
-
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let answer = self.view.read_dir(node(ino), offset, &mut |entry| {
-            let name = OsStr::from_bytes(entry.name);
-            !reply.add(INodeNo(entry.node.0), entry.next, kind(entry.file_type), name)
-        });
-        match answer {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.refuse(ino, &error)),
-        }
+    fn readdir(&self, _req: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let dir = self.handles.get(handle, node(ino));
+        self.answer(
+            ino,
+            reply,
+            move |view, reply: &mut ReplyDirectory| {
+                view.read_dir(&dir, offset, &mut |entry| {
+                    let name = OsStr::from_bytes(entry.name);
+                    !reply.add(INodeNo(entry.node.0), entry.next, kind(entry.file_type), name)
+                })
+            },
+            |reply, ()| reply.ok(),
+        );
     }
 
     fn readdirplus(
         &self,
         _req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let answer = self.view.read_dir_plus(node(ino), offset, &mut |entry, attributes| {
-            let (number, name) = (INodeNo(entry.node.0), OsStr::from_bytes(entry.name));
-            !reply.add(number, entry.next, name, &FOREVER, &attr(attributes), GENERATION)
-        });
-        match answer {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.refuse(ino, &error)),
-        }
+        let dir = self.handles.get(handle, node(ino));
+        self.answer(
+            ino,
+            reply,
+            move |view, reply: &mut ReplyDirectoryPlus| {
+                view.read_dir_plus(&dir, offset, &mut |entry, found| {
+                    let (number, name) = (INodeNo(entry.node.0), OsStr::from_bytes(entry.name));
+                    !reply.add(number, entry.next, name, &ttl(found.certainty), &attr(found), GENERATION)
+                })
+            },
+            |reply, ()| reply.ok(),
+        );
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.handles.close(handle);
+        reply.ok();
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -236,22 +284,23 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let answer = self.view.xattr(node(ino), name.as_bytes());
-        self.reply_xattr(ino, answer, size, reply);
+        let name = name.as_bytes().to_vec();
+        self.answer(ino, reply, move |view, _| view.xattr(node(ino), &name), give_xattr(size));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let answer = self.view.xattr_names(node(ino));
-        self.reply_xattr(ino, answer, size, reply);
+        self.answer(ino, reply, move |view, _| view.xattr_names(node(ino)), give_xattr(size));
     }
 
     fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let access =
             Access { write: mask.contains(AccessFlags::W_OK), execute: mask.contains(AccessFlags::X_OK) };
-        match self.view.access(node(ino), access) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.refuse(ino, &error)),
-        }
+        self.answer(
+            ino,
+            reply,
+            move |view, _| view.access(node(ino), access),
+            |reply: ReplyEmpty, ()| reply.ok(),
+        );
     }
 
     // The kernel remembers each ENOSYS, does without, and asks no more.

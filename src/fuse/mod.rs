@@ -6,6 +6,7 @@
 //! | `symlink` | how a symlink's target is kept inside its mount |
 //! | `node` | how a session numbers its inodes |
 //! | `errno` | which error number an error becomes |
+//! | `waiting` | where requests wait whose answers have not come yet |
 //! | `adapter` | FUSE requests to answers and back |
 //! | `session` | one live mount: from INIT to the last unmount |
 //! | `attach` | mounting and unmounting, directly or through `fusermount3` |
@@ -23,6 +24,7 @@ mod session;
 mod standing;
 mod symlink;
 mod view;
+mod waiting;
 
 #[cfg(test)]
 mod testing;
@@ -34,6 +36,6 @@ pub use session::{End, Session, SessionConfig, Stopper, mount};
 pub use standing::{Standing, standing};
 pub use symlink::SymlinkError;
 pub use view::{
-    Access, Attributes, BadMount, LayerLabel, Layers, ListedEntry, Space, SymlinkMode, View, ViewError,
-    ViewMount, ViewOptions, XattrMode,
+    Access, Attributes, BadMount, LayerLabel, Layers, ListedEntry, OpenDir, Space, SymlinkMode, View,
+    ViewError, ViewMount, ViewOptions, XattrMode,
 };

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
@@ -13,12 +14,16 @@ use super::attach;
 use super::error::SessionError;
 use super::standing::{self, FILESYSTEM_TYPE, Standing};
 use super::view::View;
+use super::waiting::WaitingRoom;
 
 /// How long a detached session waits for the files that are open in it, before it leaves them behind.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What the kernel reads ahead, in KiB: eight times its default, and the most that fits into one request.
 const READ_AHEAD_KB: &str = "1024";
+
+/// How long a request waits, by default, while nothing comes of what it waits for.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a session is mounted.
 #[derive(Clone, Debug)]
@@ -35,6 +40,8 @@ pub struct SessionConfig {
     pub dev: bool,
     /// How many threads answer; by default one for each CPU, from 2 to 8.
     pub threads: Option<usize>,
+    /// How long a request for what has not come yet waits, from the last time that anything came, before it fails.
+    pub timeout: Duration,
 }
 
 impl SessionConfig {
@@ -47,6 +54,7 @@ impl SessionConfig {
             suid: false,
             dev: false,
             threads: None,
+            timeout: TIMEOUT,
         }
     }
 
@@ -91,15 +99,22 @@ pub struct Session {
     device: Option<String>,
     events: Receiver<Event>,
     sender: Sender<Event>,
+    /// Where requests wait, if the mounts were not ready from the start.
+    waiting: Option<Arc<WaitingRoom>>,
     over: bool,
 }
 
 /// Mounts `view`. The mount answers when this returns.
 pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError> {
     let mountpoint = attach::check_mountpoint(&config.mountpoint)?;
+    let waiting = match view.is_ready() {
+        true => None,
+        false => Some(WaitingRoom::open(config.timeout).map_err(SessionError::Start)?),
+    };
+    let adapter = Adapter::new(view, waiting.clone());
     let device = attach::attach(&mountpoint, config)?;
     let (sender, events) = mpsc::channel();
-    let mut session = Session { mountpoint, device: None, events, sender, over: false };
+    let mut session = Session { mountpoint, device: None, events, sender, waiting, over: false };
 
     let mut settings = fuser::Config::default();
     settings.n_threads = Some(config.threads.unwrap_or_else(default_threads).max(1));
@@ -107,8 +122,7 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
     settings.clone_fd = true;
     // Who may enter is the kernel's business: it knows user, group and namespaces.
     let acl = fuser::SessionACL::All;
-    let server =
-        fuser::Session::from_fd(Adapter::new(view), device, acl, settings).map_err(SessionError::Start)?;
+    let server = fuser::Session::from_fd(adapter, device, acl, settings).map_err(SessionError::Start)?;
 
     session.device = session.find().map(|mount| mount.device);
     let ended = session.sender.clone();
@@ -158,7 +172,9 @@ impl Session {
             self.remove_remains();
             return Ok(End::Unmounted);
         }
-        self.detach()?;
+        let detached = self.detach();
+        self.dismiss();
+        detached?;
         loop {
             match self.events.recv_timeout(GRACE) {
                 Ok(Event::Ended(_)) => return Ok(End::Stopped),
@@ -179,6 +195,13 @@ impl Session {
                 Err(SessionError::NotMounted(_)) => Ok(()),
                 result => result,
             },
+        }
+    }
+
+    /// Answers everybody who waits: nothing that they wait for will be shown to them.
+    fn dismiss(&self) {
+        if let Some(room) = &self.waiting {
+            room.close();
         }
     }
 
@@ -218,6 +241,7 @@ impl Drop for Session {
         if let Err(error) = self.detach() {
             tracing::warn!("{error}");
         }
+        self.dismiss();
     }
 }
 

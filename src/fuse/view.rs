@@ -13,10 +13,13 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::node::{Node, Numbering, Place};
 use super::symlink::{self, Destination, SymlinkError};
-use crate::index::{FileType, Filesystem, Ino, ReadError, Stat, Timestamp, TreeError, Whence};
+use crate::index::{
+    Certainty, FileType, Filesystem, FillState, Ino, ReadError, Stat, Timestamp, TreeError, Whence,
+};
 
 mod attributes;
 mod layers;
@@ -24,7 +27,7 @@ mod listing;
 
 pub use attributes::{Attributes, Space};
 pub use layers::{LayerLabel, Layers};
-pub use listing::ListedEntry;
+pub use listing::{ListedEntry, OpenDir};
 
 /// The file in the top directory that describes the session.
 const DESCRIPTION_NAME: &[u8] = b".imagefs.json";
@@ -60,7 +63,7 @@ pub enum SymlinkMode {
 /// Whether a session answers questions about extended attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum XattrMode {
-    /// If any entry of it carries one.
+    /// If any entry of it carries one, or may do so once it has come.
     #[default]
     Auto,
     /// Yes.
@@ -146,6 +149,18 @@ pub enum ViewError {
     ReadOnly,
 }
 
+impl ViewError {
+    /// Whether the answer has not come yet: asking again later is all it takes.
+    pub fn is_not_yet(&self) -> bool {
+        matches!(
+            self,
+            ViewError::Tree(TreeError::NotYet)
+                | ViewError::Read(ReadError::Tree(TreeError::NotYet))
+                | ViewError::Symlink(SymlinkError::Tree(TreeError::NotYet))
+        )
+    }
+}
+
 /// What access(2) asks for; see there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -190,7 +205,10 @@ impl View {
         let answers_xattrs = match options.xattrs {
             XattrMode::On => true,
             XattrMode::Off => false,
-            XattrMode::Auto => mounts.iter().any(|m| m.filesystem.tree().summary().xattrs),
+            // The kernel takes a no for ever.
+            XattrMode::Auto => mounts
+                .iter()
+                .any(|m| m.filesystem.state() != FillState::Ready || m.filesystem.tree().summary().xattrs),
         };
         let numbering = if options.flat { Numbering::Flat } else { Numbering::Layered };
         let containers = mounts.len();
@@ -214,13 +232,38 @@ impl View {
             Place::Description => Ok(self.description()),
             Place::Layers => self.layers_directory().ok_or(ViewError::NoSuchNode(node)),
             Place::Mount(mount, ino) => {
-                let stat = self.filesystem(mount, node)?.tree().stat(ino)?;
-                self.of_stat(mount, &stat)
+                let filesystem = self.filesystem(mount, node)?;
+                // Asked first: what was read while it was being filled is not final because it is full now.
+                let ready = filesystem.state() == FillState::Ready;
+                let stat = filesystem.tree().stat(ino)?;
+                let certainty = if ready { Certainty::Final } else { Certainty::Growing };
+                self.of_stat(mount, &stat, certainty)
             }
         }
     }
 
+    /// The attributes of a node as far as they are known without waiting for them.
+    fn glimpse(&self, node: Node) -> Result<Attributes, ViewError> {
+        let Place::Mount(mount, ino) = self.place(node)? else { return self.attributes(node) };
+        let glimpse = self.filesystem(mount, node)?.glimpse(ino)?;
+        match glimpse.stat.file_type {
+            // The kernel does not let a device change its number.
+            FileType::CharDevice | FileType::BlockDevice if glimpse.certainty == Certainty::Ahead => {
+                Ok(Attributes { certainty: Certainty::Ahead, ..self.attributes(node)? })
+            }
+            _ => match self.of_stat(mount, &glimpse.stat, glimpse.certainty) {
+                Err(error) if error.is_not_yet() => {
+                    let plain = self.plain(node, &glimpse.stat, Certainty::Ahead);
+                    Ok(Attributes { size: glimpse.stat.size, ..plain })
+                }
+                known => known,
+            },
+        }
+    }
+
     /// The node that `name` names in the directory `dir`; `None` if it names none.
+    ///
+    /// What is not known of its attributes yet is not waited for.
     pub fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Attributes>, ViewError> {
         if name.len() > MAX_NAME {
             return Err(ViewError::NameTooLong);
@@ -231,13 +274,10 @@ impl View {
             Place::Top if name == layers::DIRECTORY_NAME => Ok(self.layers_directory()),
             Place::Top => self.lookup_mount(0..self.containers, name),
             Place::Layers => self.lookup_mount(self.containers..self.mounts.len(), name),
-            Place::Mount(mount, ino) => {
-                let tree = self.filesystem(mount, dir)?.tree();
-                match tree.lookup(ino, name)? {
-                    Some(found) => self.of_stat(mount, &tree.stat(found)?).map(Some),
-                    None => Ok(None),
-                }
-            }
+            Place::Mount(mount, ino) => match self.filesystem(mount, dir)?.tree().lookup(ino, name)? {
+                Some(found) => self.glimpse(self.numbering.node(mount, found)).map(Some),
+                None => Ok(None),
+            },
         }
     }
 
@@ -332,13 +372,28 @@ impl View {
     /// What access(2) finds where the kernel leaves it to the filesystem: whoever got in may read everything,
     /// write nothing, and execute what anybody may.
     pub fn access(&self, node: Node, access: Access) -> Result<(), ViewError> {
-        let attributes = self.attributes(node)?;
+        let attributes = self.glimpse(node)?;
         if access.write {
             return Err(ViewError::ReadOnly);
         }
         let refused =
             access.execute && attributes.file_type == FileType::Regular && attributes.perm & 0o111 == 0;
         if refused { Err(ViewError::NotExecutable) } else { Ok(()) }
+    }
+
+    /// Whether everything that is shown is there, so that nothing is waited for any more.
+    pub fn is_ready(&self) -> bool {
+        self.shown().iter().all(|mount| mount.filesystem.state() == FillState::Ready)
+    }
+
+    /// A number that changes whenever an answer about this node may have become another one.
+    pub fn generation(&self, node: Node) -> u64 {
+        self.mount_of(node).map_or(0, |mount| mount.filesystem.generation())
+    }
+
+    /// When something came last in the mount of this node; `None` where nothing is to come.
+    pub fn last_progress(&self, node: Node) -> Option<Instant> {
+        self.mount_of(node)?.filesystem.last_progress()
     }
 
     /// Names a node in a message for people.
@@ -360,6 +415,17 @@ impl View {
 
     fn filesystem(&self, mount: usize, node: Node) -> Result<&Filesystem, ViewError> {
         self.mounts.get(mount).map(|m| &*m.filesystem).ok_or(ViewError::NoSuchNode(node))
+    }
+
+    fn mount_of(&self, node: Node) -> Option<&ViewMount> {
+        match self.numbering.place(node)? {
+            Place::Mount(mount, _) => self.mounts.get(mount),
+            Place::Top | Place::Description | Place::Layers => None,
+        }
+    }
+
+    fn shown(&self) -> &[ViewMount] {
+        if self.options.flat { &self.mounts[..1] } else { &self.mounts }
     }
 
     fn xattr_holder(&self, node: Node) -> Result<Option<(&dyn crate::index::Tree, Ino)>, ViewError> {

@@ -5,7 +5,22 @@ use std::time::{Duration, SystemTime};
 use fuser::{FileAttr, INodeNo};
 
 use crate::fuse::view::Attributes;
-use crate::index::{FileType, Timestamp};
+use crate::index::{Certainty, FileType, Timestamp};
+
+/// How long the kernel may keep what never changes.
+pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// How long it may keep what can change while a mount is being filled.
+const A_WHILE: Duration = Duration::from_secs(1);
+
+/// How long the kernel may keep what it is told.
+pub(super) fn ttl(certainty: Certainty) -> Duration {
+    match certainty {
+        Certainty::Final => FOREVER,
+        Certainty::Growing => A_WHILE,
+        Certainty::Ahead => Duration::ZERO,
+    }
+}
 
 pub(super) fn attr(attributes: &Attributes) -> FileAttr {
     let mtime = time(attributes.mtime);

@@ -3,7 +3,7 @@
 use super::{MAX_NAME, SymlinkMode, View, ViewError};
 use crate::fuse::node::Node;
 use crate::fuse::symlink::SymlinkError;
-use crate::index::{FileType, Ino, LayerNo, Segment, Stat, Timestamp};
+use crate::index::{Certainty, FileType, Ino, LayerNo, Segment, Stat, Timestamp, TreeError};
 
 /// What `st_blksize` advises: the size of a page, as most filesystems have it.
 const BLOCK_SIZE: u32 = 4096;
@@ -39,6 +39,8 @@ pub struct Attributes {
     pub mtime: Timestamp,
     /// Major and minor number of `st_rdev`.
     pub device: (u32, u32),
+    /// For how long all this holds.
+    pub certainty: Certainty,
 }
 
 /// The size of a whole session; see statvfs(3).
@@ -84,13 +86,13 @@ impl View {
 
     fn own_directory(&self, node: Node, subdirectories: usize) -> Attributes {
         let nlink = u32::try_from(subdirectories).unwrap_or(u32::MAX).saturating_add(2);
-        self.directory_or_special(node, &self.own_stat(FileType::Directory, 0o555, nlink))
+        self.plain(node, &self.own_stat(FileType::Directory, 0o555, nlink), Certainty::Final)
     }
 
     pub(super) fn description(&self) -> Attributes {
         let size = self.options.description.len() as u64;
         let stat = self.own_stat(FileType::Regular, 0o444, 1);
-        let plain = self.directory_or_special(Node::DESCRIPTION, &stat);
+        let plain = self.plain(Node::DESCRIPTION, &stat, Certainty::Final);
         Attributes { size, blocks: size.div_ceil(STAT_BLOCK), ..plain }
     }
 
@@ -110,8 +112,13 @@ impl View {
         }
     }
 
-    pub(super) fn of_stat(&self, mount: usize, stat: &Stat) -> Result<Attributes, ViewError> {
-        let plain = self.directory_or_special(self.numbering.node(mount, stat.ino), stat);
+    pub(super) fn of_stat(
+        &self,
+        mount: usize,
+        stat: &Stat,
+        certainty: Certainty,
+    ) -> Result<Attributes, ViewError> {
+        let plain = self.plain(self.numbering.node(mount, stat.ino), stat, certainty);
         Ok(match stat.file_type {
             FileType::Regular => Attributes { size: stat.size, blocks: self.blocks(mount, stat)?, ..plain },
             FileType::Symlink => {
@@ -120,7 +127,9 @@ impl View {
                     SymlinkMode::Contain => match self.contained_target(mount, stat) {
                         Ok(target) => target.len() as u64,
                         // Only readlink fails: a directory with such an entry can still be listed.
-                        Err(ViewError::Symlink(SymlinkError::TooLong(_))) => stat.size,
+                        Err(ViewError::Symlink(
+                            SymlinkError::TooLong(_) | SymlinkError::Tree(TreeError::Lost),
+                        )) => stat.size,
                         Err(error) => return Err(error),
                     },
                 };
@@ -131,7 +140,7 @@ impl View {
     }
 
     /// The attributes but for the size of a file or a symlink.
-    fn directory_or_special(&self, node: Node, stat: &Stat) -> Attributes {
+    pub(super) fn plain(&self, node: Node, stat: &Stat, certainty: Certainty) -> Attributes {
         let (size, blocks) = match stat.file_type {
             FileType::Directory => (u64::from(BLOCK_SIZE), u64::from(BLOCK_SIZE) / STAT_BLOCK),
             _ => (0, 0),
@@ -148,6 +157,7 @@ impl View {
             block_size: BLOCK_SIZE,
             mtime: stat.mtime,
             device: stat.device,
+            certainty,
         }
     }
 
@@ -159,13 +169,15 @@ impl View {
             if offset >= stat.size {
                 break;
             }
-            offset = match tree.segment(stat.ino, offset)? {
-                Segment::Data { len, .. } => offset.saturating_add(len),
-                Segment::Hole { len } => {
+            offset = match tree.segment(stat.ino, offset) {
+                Ok(Segment::Data { len, .. }) => offset.saturating_add(len),
+                Ok(Segment::Hole { len }) => {
                     holes = holes.saturating_add(len);
                     offset.saturating_add(len)
                 }
-                Segment::End => break,
+                // Where its holes are is known once the stream has come to it.
+                Ok(Segment::End) | Err(TreeError::NotYet | TreeError::Lost) => break,
+                Err(error) => return Err(error.into()),
             };
         }
         Ok(stat.size.saturating_sub(holes).div_ceil(STAT_BLOCK))

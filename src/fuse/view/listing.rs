@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::{Attributes, DESCRIPTION_NAME, Place, View, ViewError, layers};
 use crate::fuse::node::Node;
-use crate::index::{DirCookie, FileType, Ino, Listing, Tree, TreeError};
+use crate::index::{DirCookie, DirEntry, FileType, Ino, Listing, Pinned, Tree, TreeError};
 
 /// One entry of a directory, as readdir(3) returns it.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,28 @@ pub struct ListedEntry<'a> {
     pub next: u64,
 }
 
+/// A directory that is being listed.
+///
+/// An offset in the listing of a mount that is being filled is good for the same `OpenDir` only.
+pub struct OpenDir {
+    node: Node,
+    pinned: Option<Pinned>,
+}
+
+impl OpenDir {
+    /// Whether it has to be kept until the listing is done; else one made [from](From) the node does as well.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.is_some()
+    }
+}
+
+/// A directory that is listed in the order of a finished mount.
+impl From<Node> for OpenDir {
+    fn from(node: Node) -> OpenDir {
+        OpenDir { node, pinned: None }
+    }
+}
+
 /// The offset after `.`; the one after `..` follows.
 const AFTER_DOT: u64 = 1;
 const AFTER_DOT_DOT: u64 = 2;
@@ -30,17 +52,24 @@ const COOKIE_SHIFT: u64 = AFTER_DOT_DOT;
 const BATCH: usize = 64;
 
 impl View {
+    /// Begins to list a directory.
+    pub fn open_dir(&self, node: Node) -> OpenDir {
+        OpenDir { node, pinned: self.mount_of(node).and_then(|mount| mount.filesystem.pin()) }
+    }
+
     /// Hands the entries of `dir` from `offset` on to `emit` until it returns `false` or there are no more.
     ///
     /// `offset` is 0, or the `next` of an entry. An entry for which `emit` returned `false` counts as not taken.
+    /// While the mount is being filled, what has come is handed out; only where that is nothing, the answer is
+    /// [`TreeError::NotYet`].
     pub fn read_dir(
         &self,
-        dir: Node,
+        dir: &OpenDir,
         offset: u64,
         emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
     ) -> Result<(), ViewError> {
-        match self.place(dir)? {
-            Place::Description => Err(ViewError::NotADirectory(dir)),
+        match self.place(dir.node)? {
+            Place::Description => Err(ViewError::NotADirectory(dir.node)),
             Place::Top => {
                 self.list_top(offset, emit);
                 Ok(())
@@ -49,17 +78,14 @@ impl View {
                 self.list_layers(offset, emit);
                 Ok(())
             }
-            Place::Mount(mount, ino) => {
-                let tree = self.filesystem(mount, dir)?.tree();
-                self.list_tree(mount, tree, ino, offset, emit)
-            }
+            Place::Mount(mount, ino) => self.list_tree(mount, ino, dir, offset, emit),
         }
     }
 
-    /// As [`View::read_dir`], with the attributes of each entry.
+    /// As [`View::read_dir`], with the attributes of each entry as far as they are known.
     pub fn read_dir_plus(
         &self,
-        dir: Node,
+        dir: &OpenDir,
         mut offset: u64,
         emit: &mut dyn FnMut(ListedEntry<'_>, &Attributes) -> bool,
     ) -> Result<(), ViewError> {
@@ -74,7 +100,7 @@ impl View {
                 Err(_) => false,
             };
             for entry in batch.iter() {
-                match self.attributes(entry.node) {
+                match self.glimpse(entry.node) {
                     Ok(attributes) if emit(entry, &attributes) => {
                         emitted = true;
                         offset = entry.next;
@@ -119,11 +145,12 @@ impl View {
     fn list_tree(
         &self,
         mount: usize,
-        tree: &dyn Tree,
-        dir: Ino,
+        ino: Ino,
+        dir: &OpenDir,
         offset: u64,
         emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
     ) -> Result<(), ViewError> {
+        let filesystem = self.filesystem(mount, dir.node)?;
         let mut emitted = false;
         let mut give = |name: &[u8], node: Node, file_type: FileType, next: u64| {
             let taken = emit(ListedEntry { name, node, file_type, next });
@@ -131,13 +158,12 @@ impl View {
             taken
         };
         if offset < AFTER_DOT_DOT {
-            let node = self.numbering.node(mount, dir);
-            let up = match dir {
+            let up = match ino {
                 Ino::ROOT if mount < self.containers => Node::ROOT,
                 Ino::ROOT => Node::LAYERS,
-                dir => self.numbering.node(mount, tree.parent(dir)?),
+                _ => self.numbering.node(mount, filesystem.parent(ino)?),
             };
-            let dots = [(&b"."[..], node, AFTER_DOT), (b"..", up, AFTER_DOT_DOT)];
+            let dots = [(&b"."[..], dir.node, AFTER_DOT), (b"..", up, AFTER_DOT_DOT)];
             for (name, node, next) in dots.into_iter().filter(|(_, _, next)| *next > offset) {
                 if !give(name, node, FileType::Directory, next) {
                     return Ok(());
@@ -145,13 +171,18 @@ impl View {
             }
         }
         let from = DirCookie(offset.saturating_sub(COOKIE_SHIFT));
-        let listing = tree.read_dir(dir, from, &mut |entry| {
+        let mut give_entry = |entry: DirEntry<'_>| {
             let node = self.numbering.node(mount, entry.ino);
             give(entry.name, node, entry.file_type, entry.cookie.0.saturating_add(COOKIE_SHIFT))
-        });
+        };
+        let listing = match &dir.pinned {
+            Some(pinned) => pinned.read_dir(ino, from, &mut give_entry),
+            None => filesystem.read_dir(ino, from, &mut give_entry),
+        };
         match listing {
             Ok(Listing::End | Listing::Stopped) => Ok(()),
-            Ok(Listing::NotYet) if emitted => Ok(()),
+            // What has been found is worth having; what is the matter comes up again when the caller goes on.
+            Ok(Listing::NotYet) | Err(_) if emitted => Ok(()),
             Ok(Listing::NotYet) => Err(TreeError::NotYet.into()),
             Err(error) => Err(error.into()),
         }
