@@ -109,8 +109,8 @@ fn a_file_is_read_before_the_stream_brings_it_and_stays_the_same_file() {
     (&open).read_to_end(&mut all).unwrap();
     assert_eq!(all, fs::read(&path).unwrap());
     let in_listing = fs::read_dir(path.parent().unwrap()).unwrap().flatten();
-    let same: Vec<_> = in_listing.filter(|entry| entry.file_name() == "status").collect();
-    assert_eq!(same.len(), 1, "no duplicate in the listing");
+    let same = in_listing.filter(|entry| entry.file_name() == "status").count();
+    assert_eq!(same, 1, "no duplicate in the listing");
     drop(open);
     umount(&sandbox);
     assert_eq!(proxy.requests_for("/export"), 1);

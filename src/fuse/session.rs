@@ -19,6 +19,9 @@ use super::waiting::WaitingRoom;
 /// How long a detached session waits for the files that are open in it, before it leaves them behind.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long the news of an unmount may be on its way.
+const NEWS: Duration = Duration::from_millis(20);
+
 /// What the kernel reads ahead, in KiB: eight times its default, and the most that fits into one request.
 const READ_AHEAD_KB: &str = "1024";
 
@@ -168,16 +171,16 @@ impl Session {
 
     fn stop(&mut self) -> Result<End, SessionError> {
         // An unmount that came first has freed the device number, and another session may have it by now.
-        if let Ok(Event::Ended(_)) = self.events.try_recv() {
+        if let Ok(Event::Ended(_)) = self.events.recv_timeout(NEWS) {
             self.remove_remains();
             return Ok(End::Unmounted);
         }
         let detached = self.detach();
         self.dismiss();
-        detached?;
+        let end = if detached? { End::Stopped } else { End::Unmounted };
         loop {
             match self.events.recv_timeout(GRACE) {
-                Ok(Event::Ended(_)) => return Ok(End::Stopped),
+                Ok(Event::Ended(_)) => return Ok(end),
                 Ok(Event::Stop) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     return Ok(End::StoppedInUse);
@@ -186,14 +189,15 @@ impl Session {
         }
     }
 
-    /// Detaches the mount, if it is still the one at the mountpoint. Nobody may have seen the session end.
-    fn detach(&self) -> Result<(), SessionError> {
+    /// Detaches the mount, if it is still the one at the mountpoint, and says whether it was. Nobody may have seen
+    /// the session end.
+    fn detach(&self) -> Result<bool, SessionError> {
         match (self.find(), &self.device) {
-            (Some(mount), Some(device)) if mount.device != *device => Ok(()),
-            (None, Some(_)) => Ok(()),
+            (Some(mount), Some(device)) if mount.device != *device => Ok(false),
+            (None, Some(_)) => Ok(false),
             _ => match attach::detach(&self.mountpoint) {
-                Err(SessionError::NotMounted(_)) => Ok(()),
-                result => result,
+                Err(SessionError::NotMounted(_)) => Ok(false),
+                result => result.map(|()| true),
             },
         }
     }
