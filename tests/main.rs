@@ -3,6 +3,7 @@
 mod background;
 mod cache;
 mod cli;
+mod corpus;
 mod docker;
 mod filling;
 mod fixtures;
