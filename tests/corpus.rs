@@ -162,8 +162,9 @@ const IMPLIED: [(&str, &str); 5] =
 
 /// The root, and the directories that are there because something below them is.
 fn implied_directories(told: &Manifest, found: &Manifest) -> BTreeSet<Vec<u8>> {
-    let untold = found.paths_not_in(told).filter(|path| *path == b"." || told.has_below(path));
-    untold.map(<[u8]>::to_vec).collect()
+    let told_of: BTreeSet<&[u8]> = told.paths().collect();
+    let untold = found.paths().filter(|path| !told_of.contains(path));
+    untold.filter(|path| *path == b"." || told.has_below(path)).map(<[u8]>::to_vec).collect()
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod corpus;
 mod docker;
 mod filling;
 mod fixtures;
+mod images;
 mod index;
 mod laws;
 mod layers;

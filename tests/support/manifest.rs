@@ -46,6 +46,11 @@ impl Manifest {
         self.0.len()
     }
 
+    /// The paths of the entries.
+    pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.keys().map(Vec::as_slice)
+    }
+
     /// An attribute of an entry.
     pub fn get(&self, path: impl AsRef<[u8]>, attribute: &str) -> Option<&str> {
         self.0.get(path.as_ref())?.get(attribute).map(String::as_str)
@@ -84,11 +89,6 @@ impl Manifest {
             entry.remove(attribute);
         }
         self
-    }
-
-    /// Tells the paths that `other` does not have.
-    pub fn paths_not_in<'a>(&'a self, other: &'a Manifest) -> impl Iterator<Item = &'a [u8]> {
-        self.0.keys().filter(|path| !other.0.contains_key(*path)).map(Vec::as_slice)
     }
 
     /// Whether something lies below a path.
