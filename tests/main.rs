@@ -15,3 +15,4 @@ mod lazy;
 mod mounts;
 mod oci;
 mod support;
+mod tars;
