@@ -16,3 +16,4 @@ mod mounts;
 mod oci;
 mod support;
 mod tars;
+mod tools;
