@@ -3,9 +3,11 @@
 mod background;
 mod cache;
 mod cli;
+mod corpus;
 mod docker;
 mod filling;
 mod fixtures;
+mod images;
 mod index;
 mod laws;
 mod layers;
@@ -13,3 +15,5 @@ mod lazy;
 mod mounts;
 mod oci;
 mod support;
+mod tars;
+mod tools;

@@ -4,7 +4,7 @@ mod tree;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -21,7 +21,12 @@ use super::unescape;
 /// Attributes: `type`, `mode` (octal, with setuid, setgid and sticky), `uid`, `gid`, `mtime` (`SECONDS.NANOSECONDS`),
 /// `nlink`, `links` (the first name of the entry's inode, where it has several), `size` and `sha256` of a regular
 /// file, `target` of a symlink, `device` (`MAJOR,MINOR`), `xattrs` (names and values), `data` (which bytes are no hole).
+///
+/// Of a file beyond [`LARGEST_HASHED`], `sha256 of data` instead of `sha256`: of all but its holes.
 type Entry = BTreeMap<&'static str, String>;
+
+/// Up to this size, the holes of a file are hashed as well.
+const LARGEST_HASHED: u64 = 1 << 30;
 
 /// A file tree: path → entry. The root is `.`; other paths are relative, without `./`.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +46,11 @@ impl Manifest {
         self.0.len()
     }
 
+    /// The paths of the entries.
+    pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.keys().map(Vec::as_slice)
+    }
+
     /// An attribute of an entry.
     pub fn get(&self, path: impl AsRef<[u8]>, attribute: &str) -> Option<&str> {
         self.0.get(path.as_ref())?.get(attribute).map(String::as_str)
@@ -58,9 +68,10 @@ impl Manifest {
 
     /// Leaves out an attribute of one entry.
     #[track_caller]
-    pub fn without_attribute(mut self, path: &str, attribute: &str) -> Manifest {
-        let entry = self.0.get_mut(path.as_bytes());
-        entry.unwrap_or_else(|| panic!("there is no {path}")).remove(attribute);
+    pub fn without_attribute(mut self, path: impl AsRef<[u8]>, attribute: &str) -> Manifest {
+        let path = path.as_ref();
+        let entry = self.0.get_mut(path);
+        entry.unwrap_or_else(|| panic!("there is no {}", path.escape_ascii())).remove(attribute);
         self
     }
 
@@ -69,6 +80,27 @@ impl Manifest {
         for entry in self.0.values_mut() {
             entry.remove(attribute);
         }
+        self
+    }
+
+    /// Leaves out an attribute of all entries of a type.
+    pub fn ignoring_of(mut self, file_type: &str, attribute: &str) -> Manifest {
+        for entry in self.0.values_mut().filter(|entry| entry.get("type").is_some_and(|t| t == file_type)) {
+            entry.remove(attribute);
+        }
+        self
+    }
+
+    /// Whether something lies below a path.
+    pub fn has_below(&self, path: &[u8]) -> bool {
+        let below = if path == b"." { Vec::new() } else { [path, b"/"].concat() };
+        self.0.keys().any(|name| name != path && name.starts_with(&below))
+    }
+
+    /// Adds an entry with these attributes.
+    pub fn with(mut self, path: &[u8], attributes: &[(&'static str, &str)]) -> Manifest {
+        let attributes = attributes.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        self.0.insert(path.to_vec(), attributes.collect());
         self
     }
 
@@ -95,7 +127,8 @@ impl Manifest {
         assert!(n == 0, "{n} differences between {wanted} expected entries and {got} found:{shown}");
     }
 
-    fn differences(&self, actual: &Manifest) -> Vec<String> {
+    /// In what `actual` differs from `self`: see [`Manifest::assert_same`].
+    pub fn differences(&self, actual: &Manifest) -> Vec<String> {
         let mut found = Vec::new();
         for (path, wanted) in &self.0 {
             let name = path.escape_ascii();
@@ -171,7 +204,11 @@ fn attributes(path: &Path, metadata: &Metadata) -> io::Result<Entry> {
     ]);
     let name = if file_type.is_file() {
         entry.insert("size", metadata.size().to_string());
-        entry.insert("sha256", sha256(path)?);
+        if metadata.size() <= LARGEST_HASHED {
+            entry.insert("sha256", sha256(File::open(path)?)?);
+        } else {
+            entry.insert("sha256 of data", sha256_of_data(path)?);
+        }
         "file"
     } else if file_type.is_symlink() {
         let target = fs::read_link(path)?.into_os_string().into_vec();
@@ -209,8 +246,18 @@ fn xattrs(path: &Path) -> io::Result<String> {
     Ok(list.join(" "))
 }
 
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+/// Of what lies in the file's [`data_ranges`].
+fn sha256_of_data(path: &Path) -> io::Result<String> {
+    let mut data: Box<dyn Read> = Box::new(io::empty());
+    for range in data_ranges(path)? {
+        let mut file = File::open(path)?;
+        file.seek(io::SeekFrom::Start(range.start))?;
+        data = Box::new(data.chain(file.take(range.end - range.start)));
+    }
+    sha256(data)
+}
+
+fn sha256(mut file: impl Read) -> io::Result<String> {
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
     loop {
         match file.read(&mut buffer)? {

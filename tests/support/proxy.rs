@@ -93,6 +93,16 @@ impl Proxy {
         self.shared.state.lock().unwrap().requests.iter().filter(|line| line.contains(part)).count()
     }
 
+    /// The names of the containers that were asked for.
+    pub fn containers(&self) -> Vec<String> {
+        let name = |line: &String| {
+            let (_, query) = line.split_once("/containers/create?")?;
+            let name = query.split([' ', '&']).find_map(|parameter| parameter.strip_prefix("name="))?;
+            Some(name.to_owned())
+        };
+        self.lines().iter().filter_map(name).collect()
+    }
+
     /// Lets exports go on that are held.
     pub fn release(&self) {
         self.shared.state.lock().unwrap().released = true;

@@ -118,6 +118,24 @@ impl Sandbox {
         }
     }
 
+    /// Mounts something at a new directory `name`, and waits until all of it has been read.
+    ///
+    /// `args` are the source and the options.
+    #[track_caller]
+    pub fn mount<S: AsRef<OsStr>>(&self, name: &str, args: impl IntoIterator<Item = S>) -> PathBuf {
+        let mountpoint = self.directory(name);
+        self.run(self.imagefs(["mount", "--wait"]).args(args).arg(&mountpoint)).success();
+        mountpoint
+    }
+
+    /// Unmounts what [`Sandbox::mount`] mounted.
+    #[track_caller]
+    pub fn unmount(&self, mountpoint: &Path) {
+        // A program that another test is just starting has our open files until it runs.
+        let unmounted = || self.run(self.imagefs(["umount"]).arg(mountpoint)).code == Some(0);
+        assert!(wait_until(unmounted), "{} cannot be unmounted", mountpoint.display());
+    }
+
     /// What is mounted in it, the innermost mount first.
     pub fn mounts(&self) -> Vec<PathBuf> {
         let table = fs::read("/proc/self/mountinfo").expect("/proc is mounted");

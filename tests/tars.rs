@@ -1,0 +1,134 @@
+//! Archives of a root filesystem, mounted without any daemon.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::support::{Manifest, Sandbox, archives, succeed};
+
+#[test]
+fn the_torture_archive_is_what_gnu_tar_extracts() {
+    let sandbox = Sandbox::new();
+    let tar = archives::fixture("torture.tar");
+    let extracted = sandbox.directory("extracted");
+    archives::extract(&tar, &extracted);
+    let expected = Manifest::read(&extracted).with_holes(&extracted);
+    // Its hard links may stand before what they link to.
+    let forward = archives::fixture("forward-links.tar");
+    for (name, tar) in [("cold", &tar), ("warm", &tar)] {
+        let rootfs = mount(&sandbox, tar, name, "symlinks=raw");
+        let found = Manifest::read(&rootfs).with_holes(&rootfs);
+        expected.assert_same(&found);
+        assert_eq!(found.get("times/1960", "mtime"), Some("-315619200.000000000"));
+        assert_eq!(found.get("holes/nothing-else", "data"), Some("[]"));
+    }
+    let rootfs = mount(&sandbox, &forward, "forward", "symlinks=raw");
+    for name in ["early", "earlier-still", "later", "directory/up"] {
+        let path = rootfs.join(name);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "linked to before it came\n", "{name}");
+        let (metadata, first) = (path.metadata().unwrap(), rootfs.join("later").metadata().unwrap());
+        assert_eq!((metadata.ino(), metadata.nlink()), (first.ino(), 4), "{name}");
+    }
+}
+
+#[track_caller]
+fn mount(sandbox: &Sandbox, tar: &Path, name: &str, options: &str) -> PathBuf {
+    sandbox.mount(name, [OsStr::new("-o"), options.as_ref(), tar.as_os_str()]).join("rootfs")
+}
+
+#[test]
+fn a_compressed_archive_is_recognised_by_its_content() {
+    let sandbox = Sandbox::new();
+    let tar = archives::fixture("torture.tar");
+    let expected = Manifest::read(&mount(&sandbox, &tar, "plain", "symlinks=raw"));
+    for (program, args) in [("gzip", &["-1"][..]), ("zstd", &["-q"]), ("xz", &["-0"])] {
+        // The name says nothing of it.
+        let packed = sandbox.path(&format!("{program}.img"));
+        let (from, to) = (fs::File::open(&tar).unwrap(), fs::File::create(&packed).unwrap());
+        let mut command = sandbox.command(program);
+        let status = command.args(args).arg("-c").stdin(Stdio::from(from)).stdout(Stdio::from(to)).status();
+        assert!(status.unwrap().success());
+        let rootfs = mount(&sandbox, &packed, program, "symlinks=raw");
+        expected.assert_same(&Manifest::read(&rootfs));
+    }
+}
+
+#[test]
+fn no_symlink_leads_out_of_the_mount() {
+    let sandbox = Sandbox::new();
+    let rootfs = mount(&sandbox, &archives::fixture("torture.tar"), "mnt", "ro");
+    let found = Manifest::read(&rootfs);
+    let (mut inside, mut nowhere) = (0, 0);
+    for path in found.paths().filter(|path| found.get(path, "type") == Some("symlink")) {
+        match rootfs.join(OsStr::from_bytes(path)).canonicalize() {
+            Ok(place) => {
+                assert!(place.starts_with(&rootfs), "{} leads to {place:?}", path.escape_ascii());
+                inside += 1;
+            }
+            Err(_) => nowhere += 1,
+        }
+    }
+    assert!(inside > 8 && nowhere > 4, "{inside} and {nowhere}");
+    for name in ["relative", "absolute", "through", "climbing"] {
+        let content = fs::read_to_string(rootfs.join("symlinks").join(name)).unwrap();
+        assert_eq!(content, "one inode, three names\n", "{name}");
+    }
+    // The host has those, the image has not.
+    assert!(Path::new("/etc/shadow").exists() && Path::new("/etc/passwd").exists());
+    assert!(!rootfs.join("symlinks/host").exists() && !rootfs.join("symlinks/b").exists());
+}
+
+#[test]
+fn options_change_where_the_tree_is_and_whose() {
+    let sandbox = Sandbox::new();
+    let tar = archives::fixture("small.tar");
+    let plain = Manifest::read(&mount(&sandbox, &tar, "plain", "ro"));
+    let options = [OsStr::new("-o"), OsStr::new("flat,uid=77"), OsStr::new("-o"), OsStr::new("gid=78")];
+    let flat = sandbox.mount("flat", options.into_iter().chain([tar.as_os_str()]));
+    assert!(!flat.join("rootfs").exists() && !flat.join(".imagefs.json").exists());
+    let found = Manifest::read(&flat);
+    plain.ignoring("uid").ignoring("gid").assert_same(&found);
+    for path in found.paths() {
+        assert_eq!((found.get(path, "uid"), found.get(path, "gid")), (Some("77"), Some("78")));
+    }
+}
+
+#[test]
+fn an_archive_that_changes_is_read_again() {
+    let sandbox = Sandbox::new();
+    let tar = sandbox.path("root.tar");
+    let read = |content: &str, name: &str| {
+        fs::write(sandbox.path("file"), content).unwrap();
+        succeed(sandbox.command("tar").args(["--create", "--file"]).arg(&tar).arg("file"));
+        let rootfs = mount(&sandbox, &tar, name, "ro");
+        let read = fs::read_to_string(rootfs.join("file")).unwrap();
+        sandbox.unmount(&sandbox.path(name));
+        read
+    };
+    assert_eq!(read("before", "first"), "before");
+    assert_eq!(read("after!", "second"), "after!");
+}
+
+#[test]
+fn the_same_file_has_the_same_inode_number_in_every_mount() {
+    let sandbox = Sandbox::new();
+    let tar = archives::fixture("torture.tar");
+    let numbers = |name: &str| -> BTreeMap<Vec<u8>, u64> {
+        let rootfs = mount(&sandbox, &tar, name, "symlinks=raw");
+        let listed =
+            succeed(sandbox.command("find").arg(".").args(["-printf", "%i %p\\0"]).current_dir(rootfs));
+        let entries = listed.split(|byte| *byte == 0).filter(|entry| !entry.is_empty());
+        let entry = |entry: &[u8]| {
+            let space = entry.iter().position(|byte| *byte == b' ').unwrap();
+            (entry[space + 1..].to_vec(), std::str::from_utf8(&entry[..space]).unwrap().parse().unwrap())
+        };
+        entries.map(entry).collect()
+    };
+    let (cold, warm) = (numbers("cold"), numbers("warm"));
+    assert!(cold.len() > 20_000, "{}", cold.len());
+    assert!(cold == warm);
+}
