@@ -21,7 +21,7 @@ pub use data::{DataFile, FileIdentity, ReadError};
 pub use early::{Glance, MAX_FETCHED, Wish, Wishes};
 pub use filesystem::{Certainty, Filesystem, FillState, Glimpse, Grower, Pinned, Whence};
 pub use format::VERSION as FORMAT_VERSION;
-pub use growing::{GrowError, GrowingTree, Merge, MergeError, Order};
+pub use growing::{Changes, GrowError, GrowingTree, Merge, MergeError, Order};
 pub use reader::{Index, OpenError};
 pub use tree::{
     DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp, Tree, TreeError,
