@@ -44,7 +44,8 @@ pub enum Kind {
 pub const EXIT_STATUS_HELP: &str = "\
 Exit status:
   0    success
-  1    the answer to a check is no (cache verify found damage)
+  1    the answer to a check is no (cache verify found damage, diff found
+       differences)
   2    the command line is wrong
   3    no such image, archive, mount or cache entry
   4    the daemon cannot be reached, or failed
@@ -180,6 +181,7 @@ impl From<SourceError> for CommandError {
         let kind = match &error {
             SourceError::Transport { .. }
             | SourceError::NotUtf8(_)
+            | SourceError::NoLayers(_)
             | SourceError::BadName(_)
             | SourceError::Endpoint(_) => Kind::Usage,
             SourceError::Docker(error) => of_docker(error),

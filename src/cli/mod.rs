@@ -6,8 +6,11 @@
 
 mod background;
 mod bar;
+mod blame;
 mod cache;
+mod diff;
 mod error;
+mod history;
 mod logging;
 mod mount;
 mod mountpoint;
@@ -20,6 +23,7 @@ mod sessions;
 mod size;
 mod text;
 mod umount;
+mod whole;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -86,6 +90,9 @@ enum Command {
     #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
     Mounts(mounts::MountsArgs),
+    Diff(diff::DiffArgs),
+    History(history::HistoryArgs),
+    Blame(blame::BlameArgs),
     Cache(cache::CacheArgs),
 }
 
@@ -95,6 +102,9 @@ impl Command {
             Command::Mount(args) => args.run(context),
             Command::Umount(args) => args.run(context),
             Command::Mounts(args) => args.run(context),
+            Command::Diff(args) => args.run(context),
+            Command::History(args) => args.run(context),
+            Command::Blame(args) => args.run(context),
             Command::Cache(args) => args.run(context),
         }
     }

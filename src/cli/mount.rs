@@ -11,10 +11,10 @@ use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::options::MountOptions;
 use super::serve::{Prepared, serve};
-use super::{Context, SourceArgs, printer};
+use super::{Context, SourceArgs};
 use crate::fuse::{LayerLabel, Layers, SessionConfig, View, ViewMount, ViewOptions};
 use crate::index::Timestamp;
-use crate::source::{self, Source};
+use crate::source::{self, Source, SourceError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -141,12 +141,7 @@ fn view(source: &Source, options: &MountOptions) -> Result<View, CommandError> {
 fn layers(source: &Source, options: &MountOptions) -> Result<Layers, CommandError> {
     let known = &source.details.layers;
     if known.is_empty() && (options.layers || options.provenance) {
-        let message = format!("the layers of {} are not known", printer::name(&source.spelled));
-        let error = CommandError::new(Kind::Usage, message);
-        return Err(match source.kind {
-            source::Kind::Image => error.hint("with -o exact the daemon's image is got layer by layer"),
-            _ => error.hint("a tar of a root filesystem has none"),
-        });
+        return Err(SourceError::NoLayers(source.spelled.clone()).into());
     }
     let labels = known.iter().enumerate().map(|(number, layer)| LayerLabel {
         layer: format!("{number} {}", layer.diff_id),

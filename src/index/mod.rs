@@ -4,6 +4,7 @@
 //! [`write_index`] lays the finished tree down on disk, where the [`Index`] reads it. Both trees answer the
 //! [`Tree`] interface; a [`Filesystem`] is a tree with the files that hold its bytes. Imports no other room.
 
+mod compare;
 mod data;
 mod early;
 mod extent;
@@ -17,11 +18,12 @@ mod tree;
 mod whiteout;
 mod writer;
 
+pub use compare::{Attribute, Change, Difference, DifferenceKind, compare};
 pub use data::{DataFile, FileIdentity, ReadError};
 pub use early::{Glance, MAX_FETCHED, Wish, Wishes};
 pub use filesystem::{Certainty, Filesystem, FillState, Glimpse, Grower, Pinned, Whence};
 pub use format::VERSION as FORMAT_VERSION;
-pub use growing::{GrowError, GrowingTree, Merge, MergeError, Order};
+pub use growing::{Changes, GrowError, GrowingTree, Merge, MergeError, Order};
 pub use reader::{Index, OpenError};
 pub use tree::{
     DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp, Tree, TreeError,

@@ -91,6 +91,9 @@ pub enum SourceError {
     /// The machine has no room for a thread.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+    /// Nothing is known of the layers that it consists of.
+    #[error("the layers of {} are not known", quote(Path::new(.0)))]
+    NoLayers(OsString),
     /// The user lost patience.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -119,6 +122,11 @@ impl SourceError {
             SourceError::Docker(e) => e.hint(),
             SourceError::Oci(e) => e.hint(),
             SourceError::Cache(e) => e.hint(),
+            SourceError::NoLayers(_) => Some(
+                "name an image: a tar of a root filesystem has no layers, and -o exact gets a daemon's image layer by \
+                 layer"
+                    .to_owned(),
+            ),
             SourceError::ChangedMeanwhile(_) => Some("try again when nobody writes to it".to_owned()),
             SourceError::Content { problem: ContentProblem::Scan(ScanError::NotATar), .. } => Some(
                 "a tar of a root filesystem is wanted, plain or compressed with gzip, zstd or xz".to_owned(),

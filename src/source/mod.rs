@@ -8,6 +8,7 @@ mod ahead;
 mod error;
 mod exact;
 mod fill;
+mod history;
 mod image;
 mod layers;
 mod spec;
@@ -30,6 +31,7 @@ use self::fill::{Fill, Opened};
 
 pub use crate::cache::Kind;
 pub use error::SourceError;
+pub use history::{Deed, LayerHistory};
 pub use spec::Spec;
 
 /// What opening a source may need.

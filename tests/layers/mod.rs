@@ -1,6 +1,7 @@
 //! Layers: what one holds, and what several make together.
 
 mod build;
+mod commands;
 mod model;
 mod sources;
 mod tars;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use imagefs::index::{FileType, Index, Tree};
+use imagefs::index::{Changes, FileType, Index, Merge, Tree};
 use proptest::prelude::*;
 
 use super::build::{IDENTITY, index, merge, written};
@@ -49,8 +49,8 @@ fn sensible_links(layer: &mut Layer, below: &Model) {
     });
 }
 
-/// What is left of `below` with `layer` on top.
-fn put_on(below: &Model, layer: &Layer, number: usize) -> Model {
+/// What is left of `below` with `layer` on top, and how many paths that adds, changes and removes.
+fn put_on(below: &Model, layer: &Layer, number: usize) -> (Model, Changes) {
     let mut own = apply(&layer.own);
     for node in own.values_mut().filter(|node| node.file != 0) {
         node.file += number * 10_000;
@@ -82,7 +82,17 @@ fn put_on(below: &Model, layer: &Layer, number: usize) -> Model {
     }) {
         own.remove(&idle);
     }
+    let mut changes = Changes::default();
     for (path, node) in own {
+        let passes_through = path.is_empty()
+            || node.what == What::Directory && node.file == 0 && {
+                merged.get(&path).is_some_and(|known| known.what == What::Directory)
+            };
+        match below.contains_key(&path) {
+            false => changes.added += 1,
+            true if passes_through => {}
+            true => changes.changed += 1,
+        }
         let is_directory = merged.get(&path).is_some_and(|known| known.what == What::Directory);
         if node.what != What::Directory || !is_directory {
             merged.retain(|other, _| !beneath(other, &path));
@@ -91,7 +101,8 @@ fn put_on(below: &Model, layer: &Layer, number: usize) -> Model {
         }
         merged.insert(path, node);
     }
-    merged
+    changes.removed = below.keys().filter(|path| !merged.contains_key(*path)).count() as u64;
+    (merged, changes)
 }
 
 fn layer() -> impl Strategy<Value = Layer> {
@@ -126,11 +137,14 @@ proptest! {
     fn layers_merge_as_if_applied_one_by_one(mut layers in prop::collection::vec(layer(), 1..5)) {
         let mut model = Model::from([(Vec::new(), implicit_directory())]);
         let mut tars = Vec::new();
+        let mut counting = Merge::new();
         for (number, layer) in layers.iter_mut().enumerate() {
             sensible_links(layer, &model);
-            model = put_on(&model, layer, number);
+            let (above, changes) = put_on(&model, layer, number);
+            model = above;
             let links = layer.links_out.iter().map(|(path, target)| Entry::Link(path.clone(), target.clone()));
             tars.push(archive(&layer.own.iter().cloned().chain(links).collect::<Vec<_>>()));
+            prop_assert_eq!(counting.add_counted(&index(&tars[number])).unwrap(), changes);
         }
         let tree = merge(&tars).unwrap();
         assert_equals(&tree, &model, &tars);

@@ -132,6 +132,6 @@ fn what_has_no_layers_shows_none() {
     fs::write(sandbox.path("root.tar"), Layer::new(0).file("etc/f", "").tar()).unwrap();
     let outcome = sandbox.run(&mut sandbox.imagefs(["mount", "-o", "layers", "./root.tar", "mnt"]));
     assert_eq!(outcome.code, Some(2));
-    assert!(outcome.stderr.contains("the layers of ./root.tar are not known"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("the layers of \"./root.tar\" are not known"), "{}", outcome.stderr);
     sandbox.assert_nothing_left();
 }

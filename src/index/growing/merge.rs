@@ -33,7 +33,7 @@ pub enum MergeError {
 
 /// Merges layers, one at a time: a layer is not needed any more when it has been added.
 pub struct Merge {
-    tree: GrowingTree,
+    pub(super) tree: GrowingTree,
     layers: u32,
 }
 
@@ -51,15 +51,19 @@ impl Merge {
 
     /// Puts a layer on top. Its inodes get its number: 0 for the first.
     pub fn add<B: AsRef<[u8]> + Send + Sync>(&mut self, layer: &Index<B>) -> Result<(), MergeError> {
-        let number = LayerNo(u16::try_from(self.layers).map_err(|_| MergeError::TooManyLayers)?);
+        let number = self.next_layer()?;
         self.layers += 1;
         self.tree.layer = number;
-        Adding { tree: &mut self.tree, layer, used: HashSet::new(), held: HashMap::new() }.run().map_err(
-            |problem| match problem {
-                Problem::Grow(error) => MergeError::Grow(error),
-                Problem::Layer(problem) => MergeError::Layer { layer: number, problem },
-            },
-        )
+        let tree = &mut self.tree;
+        let adding = used_directories(layer)
+            .map_err(Problem::from)
+            .and_then(|used| Adding { tree, layer, used, held: HashMap::new() }.run());
+        adding.map_err(|problem| problem.of(number))
+    }
+
+    /// The number that the next layer will have.
+    pub(super) fn next_layer(&self) -> Result<LayerNo, MergeError> {
+        u16::try_from(self.layers).map(LayerNo).map_err(|_| MergeError::TooManyLayers)
     }
 
     /// The tree of all layers that were added.
@@ -69,9 +73,19 @@ impl Merge {
     }
 }
 
-enum Problem {
+/// Why a layer cannot be added, before it is said which.
+pub(super) enum Problem {
     Grow(GrowError),
     Layer(TreeError),
+}
+
+impl Problem {
+    pub(super) fn of(self, layer: LayerNo) -> MergeError {
+        match self {
+            Problem::Grow(error) => MergeError::Grow(error),
+            Problem::Layer(problem) => MergeError::Layer { layer, problem },
+        }
+    }
 }
 
 impl From<GrowError> for Problem {
@@ -90,7 +104,7 @@ impl From<TreeError> for Problem {
 struct Adding<'a, B> {
     tree: &'a mut GrowingTree,
     layer: &'a Index<B>,
-    /// The implicit directories of the layer that lead to something that it adds, not to whiteouts alone.
+    /// See [`used_directories`].
     used: HashSet<Ino>,
     /// Files of the layer with more than one name, and the merged inodes that they are. Each counts as a link, so
     /// that it lasts until all its names are there.
@@ -130,48 +144,32 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
         Ok(())
     }
 
-    /// Applies the whiteouts, and finds out which directories are used.
+    /// Applies the whiteouts.
     fn take_away(&mut self) -> Result<(), Problem> {
         let layer = self.layer;
-        let mut todo = vec![(Ino::ROOT, Some(Ino::ROOT))];
-        while let Some((from, below)) = todo.pop() {
-            let below = below.filter(|&dir| self.tree.is_directory(dir));
-            let mut adds = false;
+        let mut todo = vec![(Ino::ROOT, Ino::ROOT)];
+        while let Some((from, dir)) = todo.pop() {
+            if !self.tree.is_directory(dir) {
+                continue;
+            }
             for entry in layer.children(from)? {
-                let DirEntry { name, ino, file_type, .. } = entry?;
-                match (Whiteout::of(name), below) {
-                    (Some(Whiteout::Opaque), Some(dir)) => self.tree.clear(dir),
-                    (Some(Whiteout::Name(name)), Some(dir)) => {
+                match Whiteout::of(entry?.name) {
+                    Some(Whiteout::Opaque) => self.tree.clear(dir),
+                    Some(Whiteout::Name(name)) => {
                         if let Some(dentry) = self.tree.dentry(dir, name) {
                             self.tree.remove(dentry);
                         }
                     }
-                    (Some(_), None) => {}
-                    (None, _) => adds |= file_type != FileType::Directory || !layer.is_implicit(ino)?,
+                    None => {}
                 }
-            }
-            if adds {
-                self.mark_used(from)?;
             }
             for entry in layer.children(from)? {
                 let DirEntry { name, ino, file_type, .. } = entry?;
                 if file_type == FileType::Directory && Whiteout::of(name).is_none() {
-                    let below = below.and_then(|dir| Some((dir, self.tree.child(dir, name)?)));
-                    let below = match below {
-                        Some((_, child)) if self.tree.is_directory(child) => Some(child),
-                        Some((dir, child)) if layer.is_implicit(ino)? => self.tree.resolve(dir, child),
-                        _ => None,
-                    };
-                    todo.push((ino, below));
+                    let below = self.tree.below(dir, name, layer.is_implicit(ino)?);
+                    todo.extend(below.map(|below| (ino, below)));
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn mark_used(&mut self, mut dir: Ino) -> Result<(), TreeError> {
-        while dir != Ino::ROOT && self.layer.is_implicit(dir)? && self.used.insert(dir) {
-            dir = self.layer.parent(dir)?;
         }
         Ok(())
     }
@@ -335,7 +333,43 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
     }
 }
 
+/// The implicit directories of a layer that lead to something that it adds, not to whiteouts alone.
+pub(super) fn used_directories<B: AsRef<[u8]> + Send + Sync>(
+    layer: &Index<B>,
+) -> Result<HashSet<Ino>, TreeError> {
+    let mut used = HashSet::new();
+    let mut todo = vec![Ino::ROOT];
+    while let Some(dir) = todo.pop() {
+        let mut adds = false;
+        for entry in layer.children(dir)? {
+            let DirEntry { name, ino, file_type, .. } = entry?;
+            if Whiteout::of(name).is_some() {
+                continue;
+            }
+            let is_directory = file_type == FileType::Directory;
+            adds |= !is_directory || !layer.is_implicit(ino)?;
+            todo.extend(is_directory.then_some(ino));
+        }
+        let mut above = dir;
+        while adds && above != Ino::ROOT && layer.is_implicit(above)? && used.insert(above) {
+            above = layer.parent(above)?;
+        }
+    }
+    Ok(used)
+}
+
 impl GrowingTree {
+    /// The directory below that the directory `name` of a layer is, in what the layer has for `dir`.
+    ///
+    /// An implicit one may be behind a symlink; one with an entry takes a symlink's place.
+    pub(super) fn below(&self, dir: Ino, name: &[u8], implicit: bool) -> Option<Ino> {
+        match self.child(dir, name)? {
+            child if self.is_directory(child) => Some(child),
+            child if implicit => self.resolve(dir, child),
+            _ => None,
+        }
+    }
+
     /// Takes away all that is in a directory.
     fn clear(&mut self, dir: Ino) {
         let Body::Directory { first, last, .. } = &mut self.inode_mut(dir).body else { return };

@@ -5,6 +5,7 @@
 //! [index](super::writer) keep it. What is replaced or removed leaves a gap in the numbers.
 
 mod answers;
+mod changes;
 mod layer;
 mod links;
 mod merge;
@@ -20,6 +21,7 @@ use hashbrown::HashTable;
 use super::scan::{Content, Entry, EntryKind, Extent};
 use super::{Ino, LayerNo, Timestamp, TreeError};
 
+pub use changes::Changes;
 use links::{Forward, warn_no_target};
 pub use merge::{Merge, MergeError};
 use records::spread;

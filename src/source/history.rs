@@ -1,0 +1,98 @@
+//! Which layer did what: to a whole image, and to one path of it.
+
+use serde::Serialize;
+
+use super::{Keep, LayerDetails, Source, SourceError};
+use crate::cache::Entry;
+use crate::index::{Changes, Merge, Stat, Tree};
+
+/// What one layer of an image is and does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerHistory {
+    /// Which one.
+    #[serde(flatten)]
+    pub details: LayerDetails,
+    /// Names that its tar has, whiteouts included.
+    pub entries: u64,
+    /// Bytes of its files, holes not counted.
+    pub bytes: u64,
+    /// What it does to the layers below.
+    #[serde(flatten)]
+    pub changes: Changes,
+}
+
+/// What a layer did to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deed {
+    /// It was not there before.
+    Added,
+    /// A directory got other attributes, or the same again, and kept what is in it.
+    Changed,
+    /// Something else took its place.
+    Replaced,
+    /// It is there no longer.
+    Removed,
+}
+
+impl Source {
+    /// What each layer of an image does, the lowest first.
+    pub fn history(&self) -> Result<Vec<LayerHistory>, SourceError> {
+        let mut merge = Merge::new();
+        let mut history = Vec::new();
+        for (details, entry) in self.layer_entries()? {
+            let index = entry.index();
+            let summary = index.summary();
+            let changes = merge.add_counted(index).map_err(|e| SourceError::content(&self.spelled, e))?;
+            let (entries, bytes) = (summary.entries, summary.bytes);
+            history.push(LayerHistory { details: details.clone(), entries, bytes, changes });
+        }
+        Ok(history)
+    }
+
+    /// Which layers did something to a path, by their numbers, the lowest first.
+    ///
+    /// Symlinks are followed but in the last component, as each layer finds them.
+    pub fn blame(&self, path: &[u8]) -> Result<Vec<(usize, Deed)>, SourceError> {
+        let path = clean(path);
+        let mut merge = Merge::new();
+        let mut before: Option<Stat> = None;
+        let mut deeds = Vec::new();
+        for (number, (_, entry)) in self.layer_entries()?.enumerate() {
+            merge.add(entry.index()).map_err(|e| SourceError::content(&self.spelled, e))?;
+            let after = merge.stat(&path);
+            let deed = match (before, after) {
+                (None, None) => None,
+                (None, Some(_)) => Some(Deed::Added),
+                (Some(_), None) => Some(Deed::Removed),
+                (Some(before), Some(after)) if before.ino != after.ino => Some(Deed::Replaced),
+                (Some(before), Some(after)) => (before.layer != after.layer).then_some(Deed::Changed),
+            };
+            deeds.extend(deed.map(|deed| (number, deed)));
+            before = after;
+        }
+        Ok(deeds)
+    }
+
+    fn layer_entries(&self) -> Result<impl Iterator<Item = (&LayerDetails, &Entry)>, SourceError> {
+        match &self.keep {
+            Keep::Entry(entry) if !self.details.layers.is_empty() => {
+                Ok(self.details.layers.iter().zip(entry.layers()))
+            }
+            _ => Err(SourceError::NoLayers(self.spelled.clone())),
+        }
+    }
+}
+
+/// The path from the root, without empty, `.` and `..` components; `..` stops at the root.
+fn clean(path: &[u8]) -> Vec<u8> {
+    let mut components: Vec<&[u8]> = Vec::new();
+    for component in path.split(|&b| b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => drop(components.pop()),
+            name => components.push(name),
+        }
+    }
+    components.join(&b'/')
+}

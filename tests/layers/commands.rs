@@ -1,0 +1,164 @@
+//! `imagefs history`, `blame` and `diff`: what the user is told, and with which status.
+
+use insta::assert_snapshot;
+
+use super::build::Layer;
+use super::image;
+use crate::support::{Daemon, Outcome, Sandbox};
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let base = || {
+        Layer::new(0)
+            .dir("./")
+            .dir("etc/")
+            .file("etc/secret", "1234")
+            .file("etc/passwd", "root")
+            .symlink("link", "etc/passwd")
+            .symlink("configuration", "etc")
+    };
+    let fresh = || Layer::new(1).file("etc/passwd", "user").file("etc/new/motd", "hello\n").without("none");
+    image(&sandbox.path(""), "a", [base(), fresh(), Layer::new(2).without("etc/secret").dir("etc/")]);
+    image(&sandbox.path(""), "b", [base(), fresh()]);
+    sandbox
+}
+
+fn run(sandbox: &Sandbox, arguments: &[&str]) -> String {
+    let Outcome { code, stdout, stderr } = sandbox.run(&mut sandbox.imagefs(arguments));
+    format!("{stdout}{stderr}status {}", code.unwrap())
+}
+
+#[test]
+fn history_tells_what_each_layer_does() {
+    let sandbox = sandbox();
+    // How well umoci compresses is its own affair.
+    insta::with_settings!({filters => vec![(r"\d\d\d B", "nnn B")]}, {
+        assert_snapshot!(run(&sandbox, &["history", "oci:l:a"]), @r"
+        LAYER  DIFF ID       SIZE   ENTRIES  ADDED  CHANGED  REMOVED  CREATED BY
+        0      c7cb4a8cf0a4  nnn B  5        5      0        0        step 0
+        1      d6f0de7b8568  nnn B  5        2      1        0        step 1
+        2      9611fdc72b29  nnn B  2        0      1        1        step 2
+        status 0
+        ");
+    });
+    let json = sandbox.run(&mut sandbox.imagefs(["history", "--json", "oci:l:a"])).success().stdout;
+    let layers: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(layers[2]["removed"], 1);
+    assert_eq!(layers[2]["created_by"], "step 2");
+    assert!(layers[2]["diff_id"].as_str().unwrap().starts_with("sha256:"));
+}
+
+#[test]
+fn blame_tells_who_did_something_to_a_path() {
+    let sandbox = sandbox();
+    let blame = |path: &str| {
+        let json = sandbox.run(&mut sandbox.imagefs(["blame", "--json", "oci:l:a", path])).success().stdout;
+        let deeds: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+        let deeds = deeds.iter().map(|d| format!("{} {}", d["layer"], d["deed"].as_str().unwrap()));
+        deeds.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(blame("/etc/secret"), "0 added, 2 removed");
+    assert_eq!(blame("etc/passwd"), "0 added, 1 replaced");
+    assert_eq!(blame("configuration/../etc/./new//motd"), "1 added");
+    assert_eq!(blame("configuration/passwd"), "0 added, 1 replaced");
+    assert_eq!(blame("link"), "0 added", "the link, not what it leads to");
+    assert_eq!(blame("etc"), "0 added, 2 changed");
+    assert_eq!(blame("../../.."), "0 added");
+    assert_eq!(
+        run(&sandbox, &["blame", "oci:l:a", "etc/none"]),
+        "error: no layer of oci:l:a has ever had etc/none\nstatus 3"
+    );
+}
+
+#[test]
+fn a_tar_has_no_layers_to_tell_about() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.path("root.tar"), Layer::new(0).file("etc/f", "").tar()).unwrap();
+    for arguments in [&["history", "./root.tar"][..], &["blame", "./root.tar", "etc/f"]] {
+        let told = run(&sandbox, arguments);
+        assert!(told.starts_with("error: the layers of \"./root.tar\" are not known\nhint: "), "{told}");
+        assert!(told.ends_with("status 2"), "{told}");
+    }
+}
+
+#[test]
+fn diff_tells_every_difference() {
+    let sandbox = sandbox();
+    assert_eq!(run(&sandbox, &["diff", "oci:l:a", "oci:l:a"]), "status 0");
+    assert_snapshot!(run(&sandbox, &["diff", "oci:l:a", "oci:l:b"]), @r"
+    changed  /etc  mode 0712 -> 0702, uid 1202 -> 1002, gid 2202 -> 2002, mtime 1000000202.000000000 -> 1000000002.000000000
+    added    /etc/secret
+    status 1
+    ");
+    std::fs::write(
+        sandbox.path("root.tar"),
+        Layer::new(0)
+            .dir("./")
+            .dir("etc/")
+            .file("etc/passwd", "USER")
+            .fifo("link")
+            .symlink("configuration", "/etc")
+            .tar(),
+    )
+    .unwrap();
+    assert_snapshot!(run(&sandbox, &["diff", "oci:l:b", "./root.tar"]), @r"
+    changed  /configuration  uid 1006 -> 1005, gid 2006 -> 2005, mtime 1000000006.000000000 -> 1000000005.000000000, target etc -> /etc
+    removed  /etc/new
+    removed  /etc/new/motd
+    changed  /etc/passwd  mode 0745 -> 0703, uid 1101 -> 1003, gid 2101 -> 2003, mtime 1000000101.000000000 -> 1000000003.000000000, content
+    removed  /etc/secret
+    changed  /link  type symlink -> fifo
+    status 1
+    ");
+    let json = sandbox.run(&mut sandbox.imagefs(["diff", "--json", "oci:l:b", "./root.tar"])).stdout;
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+    let row = rows.iter().find(|row| row["path"] == "/etc/passwd").unwrap();
+    let content = row["attributes"].as_array().unwrap().iter().find(|a| a["attribute"] == "content").unwrap();
+    // By sha256sum.
+    assert_eq!(content["before"], "sha256:04f8996da763b7a969b1028ee3007569eaf3a635486ddab211d512c85b9df8fb");
+    assert_ne!(content["after"], content["before"]);
+}
+
+#[test]
+fn an_export_differs_from_the_layers_as_documented() {
+    for daemon in Daemon::both() {
+        let sandbox = Sandbox::new();
+        let layer =
+            Layer::new(0).dir("./").dir("etc/").file("etc/passwd", "root").dir("bin/").file("bin/sh", "#!");
+        image(
+            &sandbox.path(""),
+            "a",
+            [layer, Layer::new(1).dir("bin/").without("bin/sh").file("bin/ls", "ls")],
+        );
+        let name = "imagefs-test-diff:1";
+        let copy = ["--insecure-policy", "copy", "-q", "oci:l:a"];
+        sandbox
+            .run(sandbox.command("skopeo").args(copy).arg(format!("docker-archive:image.tar:{name}")))
+            .success();
+        daemon.run(["load", "--input", sandbox.path("image.tar").to_str().unwrap()]);
+        let told =
+            run(&sandbox, &["diff", "--json", "--host", daemon.host(), "docker-archive:image.tar", name]);
+        daemon.run(["image", "rm", name]);
+        let (json, status) = told.rsplit_once("status ").unwrap();
+        let rows: Vec<serde_json::Value> = serde_json::from_str(json).unwrap();
+        assert_eq!(status == "1", !rows.is_empty());
+        // The list of docs/semantics.md, "What a daemon changes".
+        let added =
+            ["dev", "dev/console", "dev/pts", "dev/shm", "etc/hosts", "etc/hostname", "etc/resolv.conf"];
+        let added = added.into_iter().chain(["etc/mtab", "proc", "sys"]);
+        let added: Vec<_> = added.map(|path| format!("/{path}")).collect();
+        for row in &rows {
+            let path = row["path"].as_str().unwrap().to_owned();
+            let documented = match row["change"].as_str().unwrap() {
+                "added" => daemon.name == "docker" && added.contains(&path),
+                "changed" => {
+                    let attributes = row["attributes"].as_array().unwrap();
+                    path == "/" || path == "/etc" && attributes.iter().all(|a| a["attribute"] == "mtime")
+                }
+                _ => false,
+            };
+            assert!(documented, "{}: {row}", daemon.name);
+        }
+        assert!(daemon.name != "docker" || rows.iter().any(|row| row["path"] == "/etc/hosts"), "{rows:?}");
+    }
+}
