@@ -48,11 +48,15 @@ fn help_tells_a_newcomer_what_there_is() {
     Usage: imagefs [OPTIONS] <COMMAND>
 
     Commands:
-      mount   Mount an image or a tar as a read-only directory tree
-      umount  Unmount, and end the server behind the mount [alias: unmount]
-      mounts  List what is mounted
-      cache   Look after the cache
-      help    Print this message or the help of the given subcommand(s)
+      mount    Mount an image or a tar as a read-only directory tree
+      umount   Unmount, and end the server behind the mount [alias: unmount]
+      mounts   List what is mounted
+      diff     Show how the root filesystems of two sources differ
+      history  Show the layers of an image, and what each of them does
+      blame    Show which layers of an image added, changed, replaced or removed a
+               path
+      cache    Look after the cache
+      help     Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help
@@ -94,7 +98,8 @@ fn help_tells_a_newcomer_what_there_is() {
 
     Exit status:
       0    success
-      1    the answer to a check is no (cache verify found damage)
+      1    the answer to a check is no (cache verify found damage, diff found
+           differences)
       2    the command line is wrong
       3    no such image, archive, mount or cache entry
       4    the daemon cannot be reached, or failed
@@ -127,9 +132,9 @@ fn help_tells_a_newcomer_what_there_is() {
               layout here, is a path, and what it holds is found out: a root
               filesystem, or an image as docker save, podman save, skopeo and others
               write it. Everything else is an image of the daemon's. To say which,
-              write docker-daemon:NAME, tar:PATH, docker-archive:PATH[:NAME],
-              oci-archive:PATH[:NAME] or oci:DIR[:NAME]. NAME, or @NUMBER, chooses
-              one image of several.
+              write docker-daemon:NAME, tar:PATH, docker-archive:PATH,
+              oci-archive:PATH or oci:DIR. Of several images, :NAME or :@NUMBER
+              behind the path chooses one.
 
       <MOUNTPOINT>
               An empty directory

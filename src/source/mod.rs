@@ -1,6 +1,6 @@
 //! From what the user named to filesystems that can be served.
 //!
-//! [`open`] finds out what a source is, looks for it in the [cache], fills the cache if it is not there, and
+//! [`open`] finds out what a source is, looks for it in the [cache](crate::cache), fills the cache if it is not there, and
 //! gives a [`Source`]: an identity and a table of mounts, each with its [`Filesystem`]. This is where the
 //! daemon and the cache meet; neither knows of the other. Knows nothing of FUSE or of the command line.
 
