@@ -5,6 +5,7 @@ mod cache;
 mod cli;
 mod corpus;
 mod docker;
+mod faults;
 mod filling;
 mod fixtures;
 mod images;

@@ -103,6 +103,14 @@ impl CacheError {
             CacheError::NoSuchKey(_) | CacheError::AmbiguousKey { .. } => {
                 "`imagefs cache ls` lists the keys".to_owned()
             }
+            CacheError::Io { source, .. }
+                if matches!(
+                    Errno::from_io_error(source),
+                    Some(Errno::ROFS | Errno::ACCESS | Errno::PERM)
+                ) =>
+            {
+                "choose a directory that you can write to with --cache-dir".to_owned()
+            }
             CacheError::Io { .. } | CacheError::GaveUp | CacheError::BadKey(_) => return None,
         })
     }

@@ -131,6 +131,11 @@ impl SourceError {
             SourceError::Content { problem: ContentProblem::Scan(ScanError::NotATar), .. } => Some(
                 "a tar of a root filesystem is wanted, plain or compressed with gzip, zstd or xz".to_owned(),
             ),
+            SourceError::Unpack { .. }
+            | SourceError::Content {
+                problem: ContentProblem::Scan(ScanError::Truncated { .. } | ScanError::TrailingData { .. }),
+                ..
+            } => Some("what made or carried it failed on the way: make or fetch it again".to_owned()),
             _ => None,
         }
     }
