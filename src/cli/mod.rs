@@ -1,7 +1,7 @@
 //! The command line: what the user says, and what the user is told.
 //!
 //! One file a verb; its doc comments are its help text. Everything printed goes through [`printer`], every failure
-//! becomes a [`CommandError`](error::CommandError), which decides the exit status. May use everything of the crate;
+//! becomes a [`CommandError`], which decides the exit status. May use everything of the crate;
 //! nothing uses it.
 
 mod background;
