@@ -5,7 +5,7 @@
 //! what a user sees is decided here. Must not import `fuser`: nothing here needs a kernel.
 //!
 //! A mount's tree may still be growing. Every answer may then be
-//! [`TreeError::NotYet`](crate::index::TreeError::NotYet), and asking again later is all it takes.
+//! [`TreeError::NotYet`], and asking again later is all it takes.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
