@@ -6,6 +6,7 @@ mod cli;
 mod docker;
 mod filling;
 mod fixtures;
+mod gateway;
 mod index;
 mod laws;
 mod layers;

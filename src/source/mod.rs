@@ -5,6 +5,7 @@
 //! daemon and the cache meet; neither knows of the other. Knows nothing of FUSE or of the command line.
 
 mod ahead;
+mod alone;
 mod error;
 mod exact;
 mod fill;
@@ -22,13 +23,14 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Cache, Entry};
 use crate::docker::Endpoint;
 use crate::image::{Digest, Platform};
-use crate::index::Filesystem;
+use crate::index::{Filesystem, FillState};
 use crate::oci::{self, Limits, OciError, Reference};
 use crate::progress::{Phase, Progress};
 
 use self::fill::{Fill, Opened};
 
 pub use crate::cache::Kind;
+pub(crate) use alone::{Alone, Fetched, Found};
 pub use error::SourceError;
 pub use spec::Spec;
 
@@ -48,7 +50,12 @@ pub struct Context<'a> {
     pub progress: &'a Arc<Progress>,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// What most sources need: the daemon and the platform are those that the environment and the machine suggest.
+    pub fn new(cache: &'a Cache, progress: &'a Arc<Progress>) -> Context<'a> {
+        Context { cache, host: None, platform: None, max_size: None, exact: false, progress }
+    }
+
     fn limits(&self) -> Limits {
         let usual = Limits::default();
         Limits { max_unpacked: self.max_size.unwrap_or(usual.max_unpacked), ..usual }
@@ -74,6 +81,7 @@ pub struct Source {
     /// Its filesystems, by mount index. The root filesystem is the first.
     pub mounts: Vec<Mount>,
     keep: Keep,
+    alone: Option<Alone>,
 }
 
 /// What is kept with a cache entry, so that it is known without asking the daemon again.
@@ -127,17 +135,36 @@ enum Keep {
 /// The name of mount 0.
 pub const ROOTFS: &str = "rootfs";
 
-/// Finds a source and makes it ready to be served, though it may not be complete: see [`Source::wait`].
+/// When the reading of a source begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// At once.
+    Now,
+    /// When something is asked for that needs it.
+    WhenAsked,
+}
+
+/// Finds a source and begins to read it. It is ready to be served, though it may not be complete: see
+/// [`Source::wait`].
 pub fn open(source: &OsStr, context: &Context<'_>) -> Result<Source, SourceError> {
-    let opened = match Spec::parse(source)? {
-        Spec::Image(name) => image::open(source, &name, context)?,
-        Spec::Tar(path) => tarball::open(source, &path, context)?,
+    find(source, Start::Now, context)
+}
+
+/// As [`open`], but an image that is not in the cache is read only once somebody asks for more than single files.
+pub fn open_when_asked(source: &OsStr, context: &Context<'_>) -> Result<Source, SourceError> {
+    find(source, Start::WhenAsked, context)
+}
+
+fn find(source: &OsStr, start: Start, context: &Context<'_>) -> Result<Source, SourceError> {
+    let (opened, alone) = match Spec::parse(source)? {
+        Spec::Image(name) => image::open(source, &name.parse()?, start, context)?,
+        Spec::Tar(path) => (tarball::open(source, &path, context)?, None),
         Spec::Packed { transport, path, reference } => {
-            layers::open(source, &path, transport, reference, context)?
+            (layers::open(source, &path, transport, reference, context)?, None)
         }
-        Spec::Path { path, reference } => open_path(source, &path, reference, context)?,
+        Spec::Path { path, reference } => (open_path(source, &path, reference, context)?, None),
     };
-    Source::of(source, opened, context)
+    Ok(Source { alone, ..Source::of(source, opened, context)? })
 }
 
 /// Opens what a path holds, which its content tells: an image, or the tar of a root filesystem.
@@ -183,6 +210,7 @@ impl Source {
             details,
             mounts: vec![mount],
             keep,
+            alone: None,
         })
     }
 
@@ -209,6 +237,12 @@ impl Source {
         let Keep::Entry(entry) = &self.keep else { return Ok(Vec::new()) };
         let layers = self.details.layers.iter().zip(entry.layers());
         layers.map(|(details, entry)| Ok((details, entry.filesystem()?))).collect()
+    }
+
+    /// What brings single files of mount 0 as long as nothing else has been asked for.
+    pub(crate) fn alone(&self) -> Option<&Alone> {
+        let dormant = |mount: &Mount| mount.filesystem.state() == FillState::Dormant;
+        self.alone.as_ref().filter(|_| self.mounts.first().is_some_and(dormant))
     }
 
     /// What `.imagefs.json` says.
