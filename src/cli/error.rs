@@ -186,7 +186,9 @@ impl From<SourceError> for CommandError {
             SourceError::Cache(error) => of_cache(error),
             SourceError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
             SourceError::Read { .. } | SourceError::Thread(_) => Kind::Failed,
-            SourceError::Different(_) | SourceError::NoStream => Kind::Daemon,
+            SourceError::Different(_) | SourceError::NoStream | SourceError::Unavailable { .. } => {
+                Kind::Daemon
+            }
             SourceError::Oci(error) => of_oci(error),
             SourceError::NotAFile(_)
             | SourceError::Layer { .. }

@@ -90,6 +90,7 @@ impl MountArgs {
                 &self.source,
                 &source::Context { exact: options.exact, ..self.source_args.context(&cache, progress) },
             )?;
+            source.notes.iter().for_each(|note| context.printer.note(note));
             if self.wait {
                 source.wait()?;
             }

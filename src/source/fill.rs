@@ -17,8 +17,10 @@ use std::time::Duration;
 
 use super::{Context, Details, SourceError};
 use crate::cache::{About, Cache, Claim, Content, Data, DataWriter, Entry, Filler};
-use crate::index::scan::{EndMark, Entry as ScannedEntry, FileInput, ScanError, Scanner, TarInput, Tee};
-use crate::index::{DataFile, FileIdentity, Filesystem, Grower, Order, Wishes, write_index};
+use crate::index::scan::{
+    EndMark, Entry as ScannedEntry, EntryKind, FileInput, ScanError, Scanner, TarInput, Tee,
+};
+use crate::index::{DataFile, FileIdentity, Filesystem, Grower, GrowingTree, Order, Wishes, write_index};
 use crate::progress::{Phase, Progress};
 
 /// The pauses before a stream that broke off is asked for a second and a third time.
@@ -78,13 +80,36 @@ pub(super) struct Plan {
 pub(super) enum Place {
     /// Where they say, but for these paths, which stay out: what a daemon adds to an image.
     Root(&'static [&'static [u8]]),
+    /// Beneath the directory that the stream is of. Of a single file, it is the directory that holds it.
+    Beneath,
 }
 
 impl Place {
-    fn put(self, entry: ScannedEntry) -> Option<ScannedEntry> {
-        let Place::Root(left_out) = self;
-        (!left_out.contains(&entry.path.as_slice())).then_some(entry)
+    fn put(self, mut entry: ScannedEntry) -> Option<ScannedEntry> {
+        match self {
+            Place::Root(left_out) if left_out.contains(&entry.path.as_slice()) => return None,
+            Place::Root(_) => {}
+            Place::Beneath => {
+                match strip_first(&entry.path) {
+                    Some(rest) => entry.path = rest,
+                    None if entry.kind == EntryKind::Directory => entry.path.clear(),
+                    None => {}
+                }
+                if let EntryKind::HardLink(target) = &mut entry.kind
+                    && let Some(rest) = strip_first(target)
+                {
+                    *target = rest;
+                }
+            }
+        }
+        Some(entry)
     }
+}
+
+/// A path without its first name; `None` if it has no other.
+fn strip_first(path: &[u8]) -> Option<Vec<u8>> {
+    let slash = path.iter().position(|&b| b == b'/')?;
+    path.get(slash + 1..).map(<[u8]>::to_vec)
 }
 
 /// The work of a fill, in its thread.
@@ -353,6 +378,16 @@ impl Job {
             return Err(SourceError::ChangedMeanwhile(path));
         }
         self.publish(Data::Borrowed { path, identity })
+    }
+
+    /// Gives up, and leaves an empty root directory instead of what cannot be read.
+    pub fn give_empty(self, error: SourceError) -> Result<Entry, SourceError> {
+        tracing::warn!("{error}");
+        let mut tree = GrowingTree::default();
+        if tree.finish().is_ok() {
+            self.grower.complete(Arc::new(tree), Vec::new());
+        }
+        Err(error)
     }
 
     fn watch<R>(&self, inner: R) -> Watched<R> {

@@ -27,7 +27,7 @@ const MAX_WISHES: usize = 1024;
 const AHEAD: usize = 4;
 
 /// How long making a container may take before the mount is shown without it.
-const PATIENCE: Duration = Duration::from_secs(3600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Opens an image, or starts to fetch it.
 ///
@@ -145,8 +145,9 @@ fn details(image: &Image) -> Details {
     Details {
         names: image.names.clone(),
         created: image.created.map(|created| created.to_string()),
+        size: Some(image.size),
         config: Some(image.config.clone()),
-        layers: Vec::new(),
+        ..Details::default()
     }
 }
 

@@ -151,6 +151,7 @@ fn details(image: &OciImage) -> Details {
         created: image.created.clone(),
         config: Some(image.config.clone()),
         layers: layers.collect(),
+        ..Details::default()
     }
 }
 
