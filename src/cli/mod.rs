@@ -7,18 +7,28 @@
 mod background;
 mod bar;
 mod cache;
+mod cat;
+mod copy;
+mod cp;
 mod error;
+mod files;
+mod find;
+mod inspect;
 mod logging;
+mod ls;
 mod mount;
 mod mountpoint;
 mod mounts;
 mod options;
 mod printer;
+mod reading;
 mod runtime_dir;
 mod serve;
 mod sessions;
 mod size;
+mod stat;
 mod text;
+mod tree;
 mod umount;
 
 use std::path::PathBuf;
@@ -27,7 +37,7 @@ use std::sync::Arc;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
-use error::{CommandError, EXIT_STATUS_HELP};
+use error::{CommandError, EXIT_STATUS_HELP, Kind};
 use printer::Printer;
 use runtime_dir::Surroundings;
 use sessions::Register;
@@ -39,8 +49,9 @@ use crate::source;
 
 /// Look inside container images and containers without unpacking, running or pulling them
 ///
-/// imagefs presents an image that the Docker or Podman daemon has, or a tar of a root filesystem, as a read-only
-/// directory tree: list it, search it, read it, compare it with the tools you have.
+/// imagefs presents an image or a container that the Docker or Podman daemon has, an image in an archive, or a tar of a root
+/// filesystem, as a read-only directory tree: list it, search it, read it, compare it with the tools you have. Or read it
+/// without mounting, with ls, cat, find and others.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXIT_STATUS_HELP, propagate_version = false)]
 struct CommandLine {
@@ -86,6 +97,13 @@ enum Command {
     #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
     Mounts(mounts::MountsArgs),
+    Ls(ls::LsArgs),
+    Cat(cat::CatArgs),
+    Stat(stat::StatArgs),
+    Tree(tree::TreeArgs),
+    Find(find::FindArgs),
+    Cp(cp::CpArgs),
+    Inspect(inspect::InspectArgs),
     Cache(cache::CacheArgs),
 }
 
@@ -95,6 +113,13 @@ impl Command {
             Command::Mount(args) => args.run(context),
             Command::Umount(args) => args.run(context),
             Command::Mounts(args) => args.run(context),
+            Command::Ls(args) => args.run(context),
+            Command::Cat(args) => args.run(context),
+            Command::Stat(args) => args.run(context),
+            Command::Tree(args) => args.run(context),
+            Command::Find(args) => args.run(context),
+            Command::Cp(args) => args.run(context),
+            Command::Inspect(args) => args.run(context),
             Command::Cache(args) => args.run(context),
         }
     }
@@ -158,13 +183,15 @@ impl Context {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let CommandLine { global, command } = CommandLine::parse();
+    let CommandLine { global, command } = CommandLine::parse_from(find::spell_out(std::env::args_os()));
     let writer = if global.server { logging::Writer::Server } else { logging::Writer::Command };
     let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
     let begun = logging::begin(verbosity, writer, global.log_file.as_deref());
     let context = Context { printer: Printer::new(global.quiet), global };
     begun.and_then(|()| command.run(&context)).unwrap_or_else(|error| {
-        context.printer.error(&error);
+        if error.kind() != Kind::NoReader {
+            context.printer.error(&error);
+        }
         ExitCode::from(error.kind().exit_status())
     })
 }
