@@ -192,6 +192,16 @@ pub struct ImageConfig {
     pub stop_signal: String,
 }
 
+impl ImageConfig {
+    /// What is run by default: the entrypoint and its arguments; `/bin/sh` where there is neither.
+    pub fn command(&self) -> Vec<String> {
+        match self.entrypoint.is_empty() && self.cmd.is_empty() {
+            true => vec!["/bin/sh".to_owned()],
+            false => self.entrypoint.iter().chain(&self.cmd).cloned().collect(),
+        }
+    }
+}
+
 /// Go writes `null` for an empty slice or map.
 fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

@@ -41,16 +41,24 @@ fn help_tells_a_newcomer_what_there_is() {
     Look inside container images and containers without unpacking, running or
     pulling them
 
-    imagefs presents an image that the Docker or Podman daemon has, or a tar of a
-    root filesystem, as a read-only directory tree: list it, search it, read it,
-    compare it with the tools you have.
+    imagefs presents an image or a container that the Docker or Podman daemon has,
+    an image in an archive, or a tar of a root filesystem, as a read-only directory
+    tree: list it, search it, read it, compare it with the tools you have. Or read
+    it without mounting, with ls, cat, find and others.
 
     Usage: imagefs [OPTIONS] <COMMAND>
 
     Commands:
-      mount    Mount an image or a tar as a read-only directory tree
+      mount    Mount an image, a container or a tar as a read-only directory tree
       umount   Unmount, and end the server behind the mount [alias: unmount]
       mounts   List what is mounted
+      ls       List a directory of a source
+      cat      Print files of a source
+      stat     Show the attributes of a file of a source
+      tree     Draw a directory of a source as a tree
+      find     Find files of a source by name, type and size
+      cp       Copy a file or directory out of a source
+      inspect  Show what a source is, and its mounts
       diff     Show how the root filesystems of two sources differ
       history  Show the layers of an image, and what each of them does
       blame    Show which layers of an image added, changed, replaced or removed a
@@ -101,7 +109,7 @@ fn help_tells_a_newcomer_what_there_is() {
       1    the answer to a check is no (cache verify found damage, diff found
            differences)
       2    the command line is wrong
-      3    no such image, archive, mount or cache entry
+      3    no such image, archive, mount, file or cache entry
       4    the daemon cannot be reached, or failed
       5    the mountpoint or FUSE does not allow it
       6    the input is damaged, or of an unknown kind
@@ -113,7 +121,7 @@ fn help_tells_a_newcomer_what_there_is() {
     assert_snapshot!(run(&["mount", "--help"]), @r#"
     status: 0
     stdout:
-    Mount an image or a tar as a read-only directory tree
+    Mount an image, a container or a tar as a read-only directory tree
 
     Returns when the mount answers; a server goes on in the background until it is
     unmounted. The first mount of an image reads it from the daemon into the cache
@@ -125,16 +133,16 @@ fn help_tells_a_newcomer_what_there_is() {
 
     Arguments:
       <SOURCE>
-              A local image (a name, NAME@sha256:…, or an id, also a short one), or
-              the path of a tar or an image layout
+              A local image (a name, NAME@sha256:…, or an id, also a short one),
+              container:NAME, or the path of a tar or an image layout
 
               What begins with /, ./ or ../, or is the name of a file or an image
               layout here, is a path, and what it holds is found out: a root
               filesystem, or an image as docker save, podman save, skopeo and others
-              write it. Everything else is an image of the daemon's. To say which,
-              write docker-daemon:NAME, tar:PATH, docker-archive:PATH,
-              oci-archive:PATH or oci:DIR. Of several images, :NAME or :@NUMBER
-              behind the path chooses one.
+              write it. Everything else is an image of the daemon's, or else a
+              container. To say which, write docker-daemon:NAME, container:NAME,
+              tar:PATH, docker-archive:PATH[:NAME], oci-archive:PATH[:NAME] or
+              oci:DIR[:NAME]. NAME, or @NUMBER, chooses one image of several.
 
       <MOUNTPOINT>
               An empty directory
@@ -207,6 +215,7 @@ fn help_tells_a_newcomer_what_there_is() {
       imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
       imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain, gzip, zstd or xz
       imagefs mount oci:DIR:latest /mnt/x          an image that no daemon has
+      imagefs mount container:web /mnt/web         a container, with its volumes
       imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked
 
     Mount options, given by -o as for mount(8):

@@ -8,6 +8,7 @@ mod docker;
 mod faults;
 mod filling;
 mod fixtures;
+mod gateway;
 mod images;
 mod index;
 mod laws;

@@ -14,6 +14,8 @@ use super::sessions::RegisterError;
 use crate::cache::CacheError;
 use crate::docker::DockerError;
 use crate::fuse::SessionError;
+use crate::gateway::GatewayError;
+use crate::index::ReadError;
 use crate::oci::OciError;
 use crate::source::SourceError;
 
@@ -38,6 +40,8 @@ pub enum Kind {
     Failed,
     /// A signal ended the command before it was done; the number is the signal's.
     Interrupted(i32),
+    /// Whoever read the standard output has seen enough: nothing to complain about.
+    NoReader,
 }
 
 /// The table of exit statuses, as the help shows it.
@@ -47,7 +51,7 @@ Exit status:
   1    the answer to a check is no (cache verify found damage, diff found
        differences)
   2    the command line is wrong
-  3    no such image, archive, mount or cache entry
+  3    no such image, archive, mount, file or cache entry
   4    the daemon cannot be reached, or failed
   5    the mountpoint or FUSE does not allow it
   6    the input is damaged, or of an unknown kind
@@ -60,6 +64,7 @@ impl Kind {
     /// The exit status of a process that ends with such an error.
     pub fn exit_status(self) -> u8 {
         match self {
+            Kind::NoReader => 0,
             Kind::Negative => 1,
             Kind::Usage => 2,
             Kind::NotFound => 3,
@@ -188,7 +193,9 @@ impl From<SourceError> for CommandError {
             SourceError::Cache(error) => of_cache(error),
             SourceError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
             SourceError::Read { .. } | SourceError::Thread(_) => Kind::Failed,
-            SourceError::Different(_) | SourceError::NoStream => Kind::Daemon,
+            SourceError::Different(_) | SourceError::NoStream | SourceError::Unavailable { .. } => {
+                Kind::Daemon
+            }
             SourceError::Oci(error) => of_oci(error),
             SourceError::NotAFile(_)
             | SourceError::Layer { .. }
@@ -196,6 +203,29 @@ impl From<SourceError> for CommandError {
             | SourceError::Content { .. }
             | SourceError::Unpack { .. } => Kind::Input,
             SourceError::Cancelled(_) => Kind::Interrupted(SIGTERM),
+        };
+        CommandError::of(kind, &error).maybe_hint(error.hint())
+    }
+}
+
+impl From<GatewayError> for CommandError {
+    fn from(error: GatewayError) -> CommandError {
+        let kind = match error {
+            GatewayError::Source(error) => return error.into(),
+            GatewayError::MountIndex { .. }
+            | GatewayError::MountName { .. }
+            | GatewayError::NotFound(_)
+            | GatewayError::LeadsOut { .. } => Kind::NotFound,
+            GatewayError::NotADirectory(_)
+            | GatewayError::NotAFile(_)
+            | GatewayError::Loop(_)
+            | GatewayError::TooLarge { .. } => Kind::Failed,
+            GatewayError::Stalled { .. } | GatewayError::Lost { .. } | GatewayError::Stream { .. } => {
+                Kind::Daemon
+            }
+            GatewayError::Read { error: ReadError::Io(_), .. } => Kind::Failed,
+            GatewayError::Read { .. } => Kind::Input,
+            GatewayError::Cancelled(_) => Kind::Interrupted(SIGTERM),
         };
         CommandError::of(kind, &error).maybe_hint(error.hint())
     }
@@ -269,6 +299,7 @@ mod tests {
             .filter_map(|line| line.split_whitespace().next()?.parse().ok())
             .collect();
         let kinds = [
+            Kind::NoReader,
             Kind::Negative,
             Kind::Usage,
             Kind::NotFound,
@@ -280,8 +311,6 @@ mod tests {
             Kind::Interrupted(2),
             Kind::Interrupted(15),
         ];
-        let mut statuses = vec![0];
-        statuses.extend(kinds.map(Kind::exit_status));
-        assert_eq!(listed, statuses);
+        assert_eq!(listed, kinds.map(Kind::exit_status));
     }
 }

@@ -8,20 +8,30 @@ mod background;
 mod bar;
 mod blame;
 mod cache;
+mod cat;
+mod copy;
+mod cp;
 mod diff;
 mod error;
+mod files;
+mod find;
 mod history;
+mod inspect;
 mod logging;
+mod ls;
 mod mount;
 mod mountpoint;
 mod mounts;
 mod options;
 mod printer;
+mod reading;
 mod runtime_dir;
 mod serve;
 mod sessions;
 mod size;
+mod stat;
 mod text;
+mod tree;
 mod umount;
 mod whole;
 
@@ -31,7 +41,7 @@ use std::sync::Arc;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
-use error::{CommandError, EXIT_STATUS_HELP};
+use error::{CommandError, EXIT_STATUS_HELP, Kind};
 use printer::Printer;
 use runtime_dir::Surroundings;
 use sessions::Register;
@@ -43,8 +53,9 @@ use crate::source;
 
 /// Look inside container images and containers without unpacking, running or pulling them
 ///
-/// imagefs presents an image that the Docker or Podman daemon has, or a tar of a root filesystem, as a read-only
-/// directory tree: list it, search it, read it, compare it with the tools you have.
+/// imagefs presents an image or a container that the Docker or Podman daemon has, an image in an archive, or a tar of a root
+/// filesystem, as a read-only directory tree: list it, search it, read it, compare it with the tools you have. Or read it
+/// without mounting, with ls, cat, find and others.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXIT_STATUS_HELP, propagate_version = false)]
 struct CommandLine {
@@ -90,6 +101,13 @@ enum Command {
     #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
     Mounts(mounts::MountsArgs),
+    Ls(ls::LsArgs),
+    Cat(cat::CatArgs),
+    Stat(stat::StatArgs),
+    Tree(tree::TreeArgs),
+    Find(find::FindArgs),
+    Cp(cp::CpArgs),
+    Inspect(inspect::InspectArgs),
     Diff(diff::DiffArgs),
     History(history::HistoryArgs),
     Blame(blame::BlameArgs),
@@ -102,6 +120,13 @@ impl Command {
             Command::Mount(args) => args.run(context),
             Command::Umount(args) => args.run(context),
             Command::Mounts(args) => args.run(context),
+            Command::Ls(args) => args.run(context),
+            Command::Cat(args) => args.run(context),
+            Command::Stat(args) => args.run(context),
+            Command::Tree(args) => args.run(context),
+            Command::Find(args) => args.run(context),
+            Command::Cp(args) => args.run(context),
+            Command::Inspect(args) => args.run(context),
             Command::Diff(args) => args.run(context),
             Command::History(args) => args.run(context),
             Command::Blame(args) => args.run(context),
@@ -168,13 +193,15 @@ impl Context {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let CommandLine { global, command } = CommandLine::parse();
+    let CommandLine { global, command } = CommandLine::parse_from(find::spell_out(std::env::args_os()));
     let writer = if global.server { logging::Writer::Server } else { logging::Writer::Command };
     let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
     let begun = logging::begin(verbosity, writer, global.log_file.as_deref());
     let context = Context { printer: Printer::new(global.quiet), global };
     begun.and_then(|()| command.run(&context)).unwrap_or_else(|error| {
-        context.printer.error(&error);
+        if error.kind() != Kind::NoReader {
+            context.printer.error(&error);
+        }
         ExitCode::from(error.kind().exit_status())
     })
 }

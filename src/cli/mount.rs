@@ -22,6 +22,7 @@ Examples:
   imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
   imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain, gzip, zstd or xz
   imagefs mount oci:DIR:latest /mnt/x          an image that no daemon has
+  imagefs mount container:web /mnt/web         a container, with its volumes
   imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked
 
 Mount options, given by -o as for mount(8):
@@ -42,7 +43,7 @@ Mount options, given by -o as for mount(8):
 
 Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
 
-/// Mount an image or a tar as a read-only directory tree
+/// Mount an image, a container or a tar as a read-only directory tree
 ///
 /// Returns when the mount answers; a server goes on in the background until it is unmounted. The first mount of an
 /// image reads it from the daemon into the cache while it is being used; what is asked for before it has come is waited
@@ -50,12 +51,14 @@ Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct MountArgs {
-    /// A local image (a name, NAME@sha256:…, or an id, also a short one), or the path of a tar or an image layout
+    /// A local image (a name, NAME@sha256:…, or an id, also a short one), container:NAME, or the path of a tar or an image
+    /// layout
     ///
     /// What begins with /, ./ or ../, or is the name of a file or an image layout here, is a path, and what it holds is
     /// found out: a root filesystem, or an image as docker save, podman save, skopeo and others write it. Everything else
-    /// is an image of the daemon's. To say which, write docker-daemon:NAME, tar:PATH, docker-archive:PATH,
-    /// oci-archive:PATH or oci:DIR. Of several images, :NAME or :@NUMBER behind the path chooses one.
+    /// is an image of the daemon's, or else a container. To say which, write docker-daemon:NAME, container:NAME, tar:PATH,
+    /// docker-archive:PATH[:NAME], oci-archive:PATH[:NAME] or oci:DIR[:NAME]. NAME, or @NUMBER, chooses one image of
+    /// several.
     source: OsString,
     /// An empty directory
     mountpoint: PathBuf,
@@ -91,6 +94,7 @@ impl MountArgs {
                 &self.source,
                 &source::Context { exact: options.exact, ..self.source_args.context(&cache, progress) },
             )?;
+            source.notes.iter().for_each(|note| context.printer.note(note));
             if self.wait {
                 source.wait()?;
             }

@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -72,17 +72,70 @@ impl Printer {
         }
     }
 
+    /// Standard output, for what is too much to be printed at once.
+    pub fn output(&self) -> Output {
+        Output { terminal: io::stdout().is_terminal(), stdout: BufWriter::new(io::stdout().lock()) }
+    }
+
     fn raw(&self, bytes: &[u8]) -> Result<(), CommandError> {
         let mut stdout = io::stdout().lock();
-        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            // The reader has seen enough, as in `imagefs mounts | head -1`.
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            Err(e) => {
-                Err(CommandError::new(Kind::Failed, "cannot write to the standard output").caused_by(e))
-            }
-            Ok(()) => Ok(()),
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(cannot_write)
+    }
+}
+
+/// Standard output, in small pieces. What is left in it is lost without [`Output::finish`].
+pub struct Output {
+    stdout: BufWriter<StdoutLock<'static>>,
+    terminal: bool,
+}
+
+impl Output {
+    /// Whether a person is looking.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Writes text of our own.
+    pub fn text(&mut self, text: &str) -> Result<(), CommandError> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Writes a name: escaped for a terminal, byte by byte for a program.
+    pub fn name(&mut self, name: impl AsRef<OsStr>) -> Result<(), CommandError> {
+        match self.terminal {
+            true => self.text(&self::name(name)),
+            false => self.bytes(name.as_ref().as_bytes()),
         }
     }
+
+    /// Writes bytes as they are.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), CommandError> {
+        self.stdout.write_all(bytes).map_err(cannot_write)
+    }
+
+    /// Sees that everything is written.
+    pub fn finish(mut self) -> Result<(), CommandError> {
+        self.stdout.flush().map_err(cannot_write)
+    }
+}
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stdout.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stdout.flush()
+    }
+}
+
+/// The error for a standard output that takes no more.
+pub fn cannot_write(error: io::Error) -> CommandError {
+    let kind = match error.kind() {
+        io::ErrorKind::BrokenPipe => Kind::NoReader,
+        _ => Kind::Failed,
+    };
+    CommandError::new(kind, "cannot write to the standard output").caused_by(error)
 }
 
 fn stderr_line(prefix: &str, text: &str) {

@@ -1,7 +1,8 @@
 //! A tree together with the bytes of its files, finished or on its way.
 
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::data::{DataFile, ReadError};
@@ -38,7 +39,12 @@ enum Content {
 struct Live {
     filling: Filling,
     finished: OnceLock<Finished>,
+    dormant: AtomicBool,
+    /// What ends the dormancy.
+    start: Mutex<Option<Start>>,
 }
+
+type Start = Box<dyn FnOnce(Grower) + Send>;
 
 struct Finished {
     tree: Arc<dyn Tree>,
@@ -78,6 +84,8 @@ impl<L: Deref<Target = Live>> Drop for Hold<L> {
 /// How far a filesystem has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FillState {
+    /// Nobody has asked for anything yet: whoever does has it filled.
+    Dormant,
     /// Everything is there.
     Ready,
     /// It is being filled.
@@ -117,8 +125,30 @@ impl Filesystem {
     ///
     /// `wishes` is told what is asked for before it has come, and may bring it by another way.
     pub fn filling(order: Order, data: DataFile, wishes: Option<Wishes>) -> (Arc<Filesystem>, Grower) {
-        let live = Arc::new(Live { filling: Filling::new(order, data, wishes), finished: OnceLock::new() });
-        (Arc::new(Filesystem { content: Content::Live(Arc::clone(&live)) }), Grower { live })
+        let live = Live::new(Filling::new(order, wishes), None);
+        let grower = Grower { live: Arc::clone(&live) };
+        grower.store_in(data);
+        (Arc::new(Filesystem { content: Content::Live(live) }), grower)
+    }
+
+    /// One that `start` has filled once somebody asks for more than how its root directory looks from outside. Until
+    /// then the root has the attributes of a directory that no archive describes.
+    ///
+    /// `start` is called by whoever asks first, and should leave the work to another thread.
+    pub fn dormant(
+        order: Order,
+        wishes: Option<Wishes>,
+        start: impl FnOnce(Grower) + Send + 'static,
+    ) -> Arc<Filesystem> {
+        let live = Live::new(Filling::new(order, wishes), Some(Box::new(start)));
+        Arc::new(Filesystem { content: Content::Live(live) })
+    }
+
+    /// Has a dormant one filled now.
+    pub fn wake(&self) {
+        if let Content::Live(live) = &self.content {
+            live.wake();
+        }
     }
 
     /// The names and attributes.
@@ -128,16 +158,17 @@ impl Filesystem {
 
     /// How far it has come.
     pub fn state(&self) -> FillState {
-        match self.side() {
+        match self.asleep() {
             Side::Finished(_) => FillState::Ready,
             Side::Filling(filling) if filling.is_lost() => FillState::Broken,
+            Side::Filling(_) if self.is_dormant() => FillState::Dormant,
             Side::Filling(_) => FillState::Filling,
         }
     }
 
     /// When something came last; `None` where nothing is to come.
     pub fn last_progress(&self) -> Option<Instant> {
-        match self.side() {
+        match self.asleep() {
             Side::Finished(_) => None,
             Side::Filling(filling) => Some(filling.last_progress()),
         }
@@ -145,7 +176,7 @@ impl Filesystem {
 
     /// A number that changes whenever an answer may have become another one.
     pub fn generation(&self) -> u64 {
-        match self.side() {
+        match self.asleep() {
             Side::Finished(_) => u64::MAX,
             Side::Filling(filling) => filling.generation(),
         }
@@ -153,7 +184,7 @@ impl Filesystem {
 
     /// The attributes of an inode, where waiting for them can be left for later.
     pub fn glimpse(&self, ino: Ino) -> Result<Glimpse, TreeError> {
-        match self.side() {
+        match self.side_for(ino) {
             Side::Finished(finished) => {
                 Ok(Glimpse { stat: finished.stat(ino)?, certainty: Certainty::Final })
             }
@@ -198,7 +229,22 @@ impl Filesystem {
         }
     }
 
+    /// Who answers now.
     fn side(&self) -> Side<'_> {
+        let side = self.asleep();
+        if let (Side::Filling(_), Content::Live(live)) = (&side, &self.content) {
+            live.wake();
+        }
+        side
+    }
+
+    /// Who answers now what is seen of an inode from its directory. For the root, nothing has to be fetched.
+    fn side_for(&self, ino: Ino) -> Side<'_> {
+        if ino == Ino::ROOT { self.asleep() } else { self.side() }
+    }
+
+    /// Who answers now what needs nothing to be fetched.
+    fn asleep(&self) -> Side<'_> {
         match &self.content {
             Content::Finished(finished) => Side::Finished(finished),
             Content::Live(live) => loop {
@@ -210,6 +256,30 @@ impl Filesystem {
                     break Side::Filling(hold);
                 }
             },
+        }
+    }
+
+    fn is_dormant(&self) -> bool {
+        matches!(&self.content, Content::Live(live) if live.dormant.load(Ordering::Acquire))
+    }
+}
+
+impl Live {
+    fn new(filling: Filling, start: Option<Start>) -> Arc<Live> {
+        Arc::new(Live {
+            filling,
+            finished: OnceLock::new(),
+            dormant: AtomicBool::new(start.is_some()),
+            start: Mutex::new(start),
+        })
+    }
+
+    fn wake(self: &Arc<Live>) {
+        if self.dormant.load(Ordering::Acquire) && self.dormant.swap(false, Ordering::AcqRel) {
+            let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(start) = start {
+                start(Grower { live: Arc::clone(self) });
+            }
         }
     }
 }
@@ -263,7 +333,7 @@ fn clamp(len: u64, room: usize) -> usize {
 
 impl Tree for Filesystem {
     fn stat(&self, ino: Ino) -> Result<Stat, TreeError> {
-        match self.side() {
+        match self.side_for(ino) {
             Side::Finished(f) => f.stat(ino),
             Side::Filling(filling) => filling.stat(ino),
         }
@@ -308,7 +378,7 @@ impl Tree for Filesystem {
     }
 
     fn xattrs(&self, ino: Ino, emit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), TreeError> {
-        match self.side() {
+        match self.side_for(ino) {
             Side::Finished(f) => f.tree.xattrs(f.aliases.inward(ino)?, emit),
             Side::Filling(filling) => filling.xattrs(ino, emit),
         }
@@ -322,7 +392,7 @@ impl Tree for Filesystem {
     }
 
     fn summary(&self) -> Summary {
-        match self.side() {
+        match self.asleep() {
             Side::Finished(f) => f.tree.summary(),
             Side::Filling(filling) => filling.summary(),
         }
@@ -340,6 +410,7 @@ impl Pinned {
         from: DirCookie,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<Listing, TreeError> {
+        self.0.0.wake();
         self.0.read_dir(dir, from, emit)
     }
 }
@@ -351,6 +422,11 @@ pub struct Grower {
 }
 
 impl Grower {
+    /// The file that the bytes are being written to. To be called once.
+    pub fn store_in(&self, data: DataFile) {
+        self.live.filling.store_in(data);
+    }
+
     /// The next entry of the stream.
     pub fn insert(&self, entry: Entry) -> Result<(), GrowError> {
         self.live.filling.insert(entry)

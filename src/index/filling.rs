@@ -1,7 +1,7 @@
 //! A filesystem that is being filled: a growing tree, the bytes that have come, and what was fetched ahead.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use super::data::{DataFile, ReadError};
@@ -20,7 +20,8 @@ pub(super) struct Filling {
     tree: RwLock<GrowingTree>,
     /// Locked after the tree, never before.
     early: Mutex<Early>,
-    data: DataFile,
+    /// Known as soon as the filling has begun.
+    data: OnceLock<DataFile>,
     /// Bytes of the data file before this one may be read.
     readable: AtomicU64,
     generation: AtomicU64,
@@ -35,11 +36,11 @@ pub(super) struct Filling {
 }
 
 impl Filling {
-    pub fn new(order: Order, data: DataFile, wishes: Option<Wishes>) -> Filling {
+    pub fn new(order: Order, wishes: Option<Wishes>) -> Filling {
         Filling {
             tree: RwLock::new(GrowingTree::new(order)),
             early: Mutex::default(),
-            data,
+            data: OnceLock::new(),
             readable: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             started: Instant::now(),
@@ -52,6 +53,10 @@ impl Filling {
     }
 
     // What comes in.
+
+    pub fn store_in(&self, data: DataFile) {
+        let _ = self.data.set(data);
+    }
 
     pub fn insert(&self, entry: Entry) -> Result<(), GrowError> {
         let path = (!self.early().is_empty()).then(|| entry.path.clone());
@@ -345,7 +350,8 @@ impl Filling {
                     if at.saturating_add(buf.len() as u64) > self.readable.load(Ordering::Acquire) {
                         return Err(self.not_yet().into());
                     }
-                    self.data.read_exact_at(buf, at)
+                    let data = self.data.get().ok_or_else(|| self.not_yet())?;
+                    data.read_exact_at(buf, at)
                 })
             }
             (None, Some(wish)) => Err(self.wish(&mut early, wish).into()),

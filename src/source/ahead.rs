@@ -1,13 +1,13 @@
 //! Brings single paths of an image before the stream does, from the container that is being exported.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, PoisonError};
 
-use crate::docker::{Daemon, Engine, PathStat, Throwaway};
-use crate::index::scan::{Content, EndMark, Entry, EntryKind, Forward, Scanner};
+use crate::docker::{ByteStream, Daemon, Engine, PathStat, Throwaway};
+use crate::index::scan::{self, EndMark, Entry, EntryKind, Forward, Scanner};
 use crate::index::{FileType, Glance, Grower, MAX_FETCHED, Timestamp, Wish};
 
 use super::SourceError;
@@ -30,7 +30,7 @@ pub(super) fn serve(
                 Ok(true)
             }
             Wish::Existence(path) => look(container, path, grower),
-            Wish::Header(path) | Wish::Content(path) => fetch(daemon, container, path, grower),
+            Wish::Header(path) | Wish::Content(path) => bring(daemon, container, path, grower),
         };
         match granted {
             Ok(true) => {}
@@ -57,29 +57,19 @@ fn look(container: &Throwaway, path: &[u8], grower: &Grower) -> Result<bool, Sou
 }
 
 /// Brings the attributes of a path, and its bytes if it is a small regular file.
-fn fetch(daemon: &Daemon, container: &Throwaway, path: &[u8], grower: &Grower) -> Result<bool, SourceError> {
-    let name = path.rsplit(|&b| b == b'/').next().unwrap_or(path);
-    // Podman gives what a symlink leads to instead of the link, under the link's name.
-    if daemon.engine() == Engine::Podman
+fn bring(daemon: &Daemon, container: &Throwaway, path: &[u8], grower: &Grower) -> Result<bool, SourceError> {
+    if !gives_links(daemon)
         && container.stat_path(&absolute(path))?.is_none_or(|stat| stat.resolved.is_some())
     {
         return Ok(false);
     }
-    let Some(stream) = container.archive(&absolute(path))? else { return Ok(false) };
-    let mut scanner = Scanner::new(Forward(stream), EndMark::Optional);
-    let scan_error = |e| SourceError::content(OsStr::from_bytes(path), e);
-    let Some(entry) = scanner.next_entry().map_err(scan_error)? else { return Ok(false) };
-    if entry.path != name {
-        return Ok(false);
-    }
-    let bytes = match &entry {
-        Entry { kind: EntryKind::Regular { size, content: Content::Contiguous { .. } }, .. }
-            if *size <= MAX_FETCHED =>
-        {
+    let Answer::File(file) = fetch(container, path)? else { return Ok(false) };
+    let (entry, mut content) = *file;
+    let bytes = match &entry.kind {
+        EntryKind::Regular { size, .. } if *size <= MAX_FETCHED => {
             let mut bytes = Vec::new();
-            let mut rest = scanner.into_input().0.take(*size);
-            rest.read_to_end(&mut bytes).map_err(|e| SourceError::stream(OsStr::from_bytes(path), e))?;
-            (bytes.len() as u64 == *size).then_some(bytes)
+            content.read_to_end(&mut bytes).map_err(|e| SourceError::stream(OsStr::from_bytes(path), e))?;
+            Some(bytes)
         }
         _ => None,
     };
@@ -88,6 +78,56 @@ fn fetch(daemon: &Daemon, container: &Throwaway, path: &[u8], grower: &Grower) -
         grower.content(path, bytes);
     }
     Ok(true)
+}
+
+/// Whether the daemon gives a symlink as it is. Podman gives what it leads to instead, under the link's name.
+pub(super) fn gives_links(daemon: &Daemon) -> bool {
+    daemon.engine() == Engine::Docker
+}
+
+/// What the daemon has at a path.
+pub(super) enum Answer {
+    Nothing,
+    /// Something that does not come out of an archive of its own.
+    Unclear,
+    File(Box<(Entry, Content)>),
+}
+
+/// The bytes of a file, as they come.
+pub(super) struct Content {
+    stream: ByteStream,
+    left: u64,
+}
+
+impl Read for Content {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let room = buf.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let n = self.stream.read(&mut buf[..room])?;
+        if n == 0 && room > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+/// Asks for an archive of what stands at a path, and reads its first header.
+pub(super) fn fetch(container: &Throwaway, path: &[u8]) -> Result<Answer, SourceError> {
+    let Some(stream) = container.archive(&absolute(path))? else { return Ok(Answer::Nothing) };
+    let name = path.rsplit(|&b| b == b'/').next().unwrap_or(path);
+    let mut scanner = Scanner::new(Forward(stream), EndMark::Optional);
+    let scan_error = |e| SourceError::content(OsStr::from_bytes(path), e);
+    Ok(match scanner.next_entry().map_err(scan_error)? {
+        Some(entry) if entry.path == name => {
+            let left = match &entry.kind {
+                EntryKind::Regular { size, content: scan::Content::Contiguous { .. } } => *size,
+                EntryKind::Regular { .. } | EntryKind::HardLink(_) => return Ok(Answer::Unclear),
+                _ => 0,
+            };
+            Answer::File(Box::new((entry, Content { stream: scanner.into_input().0, left })))
+        }
+        _ => Answer::Unclear,
+    })
 }
 
 fn glance(stat: &PathStat) -> Option<Glance> {
@@ -101,6 +141,6 @@ fn glance(stat: &PathStat) -> Option<Glance> {
     })
 }
 
-fn absolute(path: &[u8]) -> Vec<u8> {
+pub(super) fn absolute(path: &[u8]) -> Vec<u8> {
     [b"/", path].concat()
 }

@@ -85,6 +85,14 @@ pub enum SourceError {
     /// A second attempt brought other bytes than the first.
     #[error("the export of {} broke off, and a new one differs from it", quote(Path::new(.0)))]
     Different(OsString),
+    /// A mount of a container cannot be read.
+    #[error("{} cannot be read: {why}", quote(Path::new(mount)))]
+    Unavailable {
+        /// Where the container has it.
+        mount: String,
+        /// Why.
+        why: String,
+    },
     /// There is nothing to read.
     #[error("there is no stream to read")]
     NoStream,
@@ -138,6 +146,11 @@ impl SourceError {
             } => Some("what made or carried it failed on the way: make or fetch it again".to_owned()),
             _ => None,
         }
+    }
+
+    /// Whether there is no image of that name, be it that none can have it.
+    pub(super) fn is_no_image(&self) -> bool {
+        matches!(self, SourceError::BadName(_) | SourceError::Docker(DockerError::ImageNotFound { .. }))
     }
 
     pub(super) fn read(path: &Path, error: io::Error) -> SourceError {

@@ -11,14 +11,16 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Context, Details, SourceError};
 use crate::cache::{About, Cache, Claim, Content, Data, DataWriter, Entry, Filler};
-use crate::index::scan::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
-use crate::index::{DataFile, FileIdentity, Filesystem, Grower, Order, Wishes, write_index};
+use crate::index::scan::{
+    EndMark, Entry as ScannedEntry, EntryKind, FileInput, ScanError, Scanner, TarInput, Tee,
+};
+use crate::index::{DataFile, FileIdentity, Filesystem, Grower, GrowingTree, Order, Wishes, write_index};
 use crate::progress::{Phase, Progress};
 
 /// The pauses before a stream that broke off is asked for a second and a third time.
@@ -28,7 +30,7 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2
 pub(super) enum Opened {
     /// Its entry is in the cache.
     Entry(Box<Entry>),
-    /// It is being filled.
+    /// It is being filled, or will be.
     Filling(Arc<Filesystem>, Box<Fill>),
 }
 
@@ -36,11 +38,16 @@ pub(super) enum Opened {
 pub(super) struct Fill {
     content: Content,
     details: Details,
-    progress: Arc<Progress>,
-    failure: Arc<OnceLock<String>>,
-    thread: Option<JoinHandle<Result<Entry, SourceError>>>,
+    work: Arc<Work>,
     /// Held for as long as the filesystem may be used.
     entry: Option<Entry>,
+}
+
+/// The thread that fills, once there is one.
+struct Work {
+    progress: Arc<Progress>,
+    thread: Mutex<Option<JoinHandle<Result<Entry, SourceError>>>>,
+    failure: OnceLock<String>,
 }
 
 /// What the bytes of an entry come from.
@@ -58,31 +65,70 @@ pub(super) struct Plan {
     pub source: OsString,
     /// What is kept with the entry.
     pub details: Details,
-    /// Paths that stay out: what a daemon adds to an image.
-    pub leave_out: &'static [&'static [u8]],
+    pub place: Place,
     pub order: Order,
     /// Who brings what the stream has not brought yet.
     pub wishes: Option<Wishes>,
     /// How long to wait for the work to be [`Job::ready`] or done.
     pub patience: Duration,
+    /// Whether the entry is for this process alone.
+    pub temporary: bool,
+}
+
+/// Where the entries of a stream belong in the tree.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// Where they say, but for these paths, which stay out: what a daemon adds to an image.
+    Root(&'static [&'static [u8]]),
+    /// Beneath the directory that the stream is of. Of a single file, it is the directory that holds it.
+    Beneath,
+}
+
+impl Place {
+    fn put(self, mut entry: ScannedEntry) -> Option<ScannedEntry> {
+        match self {
+            Place::Root(left_out) if left_out.contains(&entry.path.as_slice()) => return None,
+            Place::Root(_) => {}
+            Place::Beneath => {
+                match strip_first(&entry.path) {
+                    Some(rest) => entry.path = rest,
+                    None if entry.kind == EntryKind::Directory => entry.path.clear(),
+                    None => {}
+                }
+                if let EntryKind::HardLink(target) = &mut entry.kind
+                    && let Some(rest) = strip_first(target)
+                {
+                    *target = rest;
+                }
+            }
+        }
+        Some(entry)
+    }
+}
+
+/// A path without its first name; `None` if it has no other.
+fn strip_first(path: &[u8]) -> Option<Vec<u8>> {
+    let slash = path.iter().position(|&b| b == b'/')?;
+    path.get(slash + 1..).map(<[u8]>::to_vec)
 }
 
 /// The work of a fill, in its thread.
 pub(super) struct Job {
     source: OsString,
     details: Details,
-    leave_out: &'static [&'static [u8]],
+    place: Place,
+    temporary: bool,
     pub progress: Arc<Progress>,
     pub grower: Grower,
     cache: Cache,
     filler: Filler,
-    ready: SyncSender<()>,
+    /// Who waits for it to be [`Job::ready`], if anybody does.
+    ready: Option<SyncSender<()>>,
 }
 
 /// The entry of a content, or the right to make it, for which this waits if another process has it.
-pub(super) fn claim(content: Content, context: &Context<'_>) -> Result<Claim, SourceError> {
-    let progress = context.progress;
-    Ok(context.cache.fill(content, &mut |_| {
+pub(super) fn claim(cache: &Cache, content: Content, progress: &Progress) -> Result<Claim, SourceError> {
+    Ok(cache.fill(content, &mut |_| {
         progress.enter(Phase::Waiting);
         if progress.check().is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?)
@@ -95,56 +141,18 @@ pub(super) fn open(
     bytes: impl FnOnce(&Filler) -> Result<Bytes, SourceError>,
     work: impl FnOnce(Job, Bytes) -> Result<Entry, SourceError> + Send + 'static,
 ) -> Result<Opened, SourceError> {
-    let progress = Arc::clone(context.progress);
-    let filler = match claim(plan.content.clone(), context)? {
+    let filler = match claim(context.cache, plan.content.clone(), context.progress)? {
         Claim::Entry(entry) => return Ok(Opened::Entry(Box::new(entry))),
         Claim::Filler(filler) => filler,
     };
     let bytes = bytes(&filler)?;
-    let data = match &bytes {
-        Bytes::Own(_) => DataFile::owned(filler.open_data()?),
-        Bytes::Borrowed(file, path, identity) => {
-            DataFile::borrowed(file.try_clone().map_err(|e| SourceError::read(path, e))?, *identity)
-        }
-    };
-    let (filesystem, grower) = Filesystem::filling(plan.order, data, plan.wishes);
+    let (filesystem, grower) = Filesystem::filling(plan.order, bytes.readable(&filler)?, plan.wishes.clone());
     let (ready, wait_ready) = sync_channel(1);
-    let failure = Arc::new(OnceLock::new());
-    let job = Job {
-        source: plan.source,
-        details: plan.details.clone(),
-        leave_out: plan.leave_out,
-        progress: Arc::clone(&progress),
-        grower: grower.clone(),
-        cache: context.cache.clone(),
-        filler,
-        ready,
-    };
-    progress.enter(Phase::Reading);
-    let thread = std::thread::Builder::new().name("fill".into()).spawn({
-        let (progress, failure) = (Arc::clone(&progress), Arc::clone(&failure));
-        move || {
-            let result = work(job, bytes);
-            match &result {
-                Ok(_) => progress.enter(Phase::Done),
-                Err(error) => {
-                    grower.lose();
-                    let _ = failure.set(error.to_string());
-                }
-            }
-            result
-        }
-    });
-    let thread = thread.map_err(SourceError::Thread)?;
-    let mut fill = Fill {
-        content: plan.content,
-        details: plan.details,
-        progress,
-        failure,
-        thread: Some(thread),
-        entry: None,
-    };
-    match wait_ready.recv_timeout(plan.patience) {
+    let mut fill = Fill::of(&plan, context);
+    let patience = plan.patience;
+    let job = Job::new(plan, context.cache.clone(), context.progress, grower.clone(), filler, Some(ready));
+    fill.work.begin(grower, move || work(job, bytes))?;
+    match wait_ready.recv_timeout(patience) {
         Ok(()) | Err(RecvTimeoutError::Timeout) => Ok(Opened::Filling(filesystem, Box::new(fill))),
         Err(RecvTimeoutError::Disconnected) => {
             fill.wait()?;
@@ -156,10 +164,106 @@ pub(super) fn open(
     }
 }
 
+/// As [`open`], but what is not in the cache is filled only once somebody asks for it.
+pub(super) fn open_dormant(
+    plan: Plan,
+    context: &Context<'_>,
+    bytes: impl FnOnce(&Filler) -> Result<Bytes, SourceError> + Send + 'static,
+    work: impl FnOnce(Job, Bytes) -> Result<Entry, SourceError> + Send + 'static,
+) -> Result<Opened, SourceError> {
+    if !plan.temporary
+        && let Some(entry) = context.cache.lookup(plan.content.key())?
+    {
+        return Ok(Opened::Entry(Box::new(entry)));
+    }
+    let fill = Fill::of(&plan, context);
+    let (cache, progress) = (context.cache.clone(), Arc::clone(context.progress));
+    let (order, wishes) = (plan.order, plan.wishes.clone());
+    let filling = Arc::clone(&fill.work);
+    let filesystem = Filesystem::dormant(order, wishes, move |grower| {
+        let lost = grower.clone();
+        let begun = filling.begin(grower.clone(), move || {
+            let filler = match claim(&cache, plan.content.clone(), &progress)? {
+                Claim::Entry(entry) => {
+                    grower.complete(Arc::clone(entry.index()) as _, entry.open_data()?);
+                    return Ok(entry);
+                }
+                Claim::Filler(filler) => filler,
+            };
+            let bytes = bytes(&filler)?;
+            grower.store_in(bytes.readable(&filler)?);
+            work(Job::new(plan, cache, &progress, grower, filler, None), bytes)
+        });
+        if let Err(error) = begun {
+            filling.fail(&error);
+            lost.lose();
+        }
+    });
+    Ok(Opened::Filling(filesystem, Box::new(fill)))
+}
+
+impl Bytes {
+    /// What is read of them while they are being written.
+    fn readable(&self, filler: &Filler) -> Result<DataFile, SourceError> {
+        match self {
+            Bytes::Own(_) => Ok(DataFile::owned(filler.open_data()?)),
+            Bytes::Borrowed(file, path, identity) => {
+                let file = file.try_clone().map_err(|e| SourceError::read(path, e))?;
+                Ok(DataFile::borrowed(file, *identity))
+            }
+        }
+    }
+}
+
+impl Work {
+    fn begin(
+        self: &Arc<Work>,
+        grower: Grower,
+        work: impl FnOnce() -> Result<Entry, SourceError> + Send + 'static,
+    ) -> Result<(), SourceError> {
+        self.progress.enter(Phase::Reading);
+        // Held meanwhile, so that whoever waits for the thread finds it.
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("fill".into()).spawn(move || {
+            let result = work();
+            match &result {
+                Ok(_) => told.progress.enter(Phase::Done),
+                Err(error) => {
+                    grower.lose();
+                    told.fail(error);
+                }
+            }
+            result
+        });
+        *thread = Some(spawned.map_err(SourceError::Thread)?);
+        Ok(())
+    }
+
+    /// Writes down why nothing more comes.
+    fn fail(&self, error: &SourceError) {
+        let _ = self.failure.set(error.to_string());
+    }
+
+    fn take_thread(&self) -> Option<JoinHandle<Result<Entry, SourceError>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 impl Fill {
-    /// Waits until the entry is in the cache, or is known never to be.
+    fn of(plan: &Plan, context: &Context<'_>) -> Fill {
+        let progress = Arc::clone(context.progress);
+        Fill {
+            content: plan.content.clone(),
+            details: plan.details.clone(),
+            work: Arc::new(Work { progress, thread: Mutex::default(), failure: OnceLock::new() }),
+            entry: None,
+        }
+    }
+
+    /// Waits until the entry is in the cache, or is known never to be. One that has not been begun is not waited for.
     pub fn wait(&mut self) -> Result<(), SourceError> {
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.work.take_thread() {
             let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             self.entry = Some(result?);
         }
@@ -178,16 +282,15 @@ impl Fill {
 
     /// Why it came to nothing, if it did.
     pub fn failure(&self) -> Option<&str> {
-        self.failure.get().map(String::as_str)
+        self.work.failure.get().map(String::as_str)
     }
 }
 
 impl Drop for Fill {
     fn drop(&mut self) {
-        self.progress.cancel();
-        if let Some(thread) = self.thread.take()
-            && let Ok(Err(error)) = thread.join()
-        {
+        let Some(thread) = self.work.take_thread() else { return };
+        self.work.progress.cancel();
+        if let Ok(Err(error)) = thread.join() {
             tracing::debug!("given up: {error}");
         }
     }
@@ -202,9 +305,24 @@ enum Stopped {
 }
 
 impl Job {
+    fn new(
+        plan: Plan,
+        cache: Cache,
+        progress: &Arc<Progress>,
+        grower: Grower,
+        filler: Filler,
+        ready: Option<SyncSender<()>>,
+    ) -> Job {
+        let Plan { source, details, place, temporary, .. } = plan;
+        let progress = Arc::clone(progress);
+        Job { source, details, place, temporary, progress, grower, cache, filler, ready }
+    }
+
     /// From here on somebody may look: what fails at once has not failed.
     pub fn ready(&self) {
-        let _ = self.ready.try_send(());
+        if let Some(ready) = &self.ready {
+            let _ = ready.try_send(());
+        }
     }
 
     /// Reads a stream to its end. One that breaks off is asked for `again`, and has to bring the same bytes.
@@ -262,6 +380,16 @@ impl Job {
         self.publish(Data::Borrowed { path, identity })
     }
 
+    /// Gives up, and leaves an empty root directory instead of what cannot be read.
+    pub fn give_empty(self, error: SourceError) -> Result<Entry, SourceError> {
+        tracing::warn!("{error}");
+        let mut tree = GrowingTree::default();
+        if tree.finish().is_ok() {
+            self.grower.complete(Arc::new(tree), Vec::new());
+        }
+        Err(error)
+    }
+
     fn watch<R>(&self, inner: R) -> Watched<R> {
         Watched { inner, progress: Arc::clone(&self.progress), grower: self.grower.clone() }
     }
@@ -279,7 +407,7 @@ impl Job {
                 None => return grown(self.grower.finish()),
                 Some(entry) => {
                     self.progress.add_entries(1);
-                    if !self.leave_out.contains(&entry.path.as_slice()) {
+                    if let Some(entry) = self.place.put(entry) {
                         grown(self.grower.insert(entry))?;
                     }
                 }
@@ -334,7 +462,7 @@ impl Job {
 
     fn publish(self, data: Data) -> Result<Entry, SourceError> {
         self.progress.enter(Phase::Finishing);
-        let Job { source, details, grower, cache, filler, .. } = self;
+        let Job { source, details, grower, cache, filler, temporary, .. } = self;
         let index = filler.create_index()?;
         let key = filler.key();
         let summary = grower.with_tree(|tree| write_index(tree, key.as_bytes(), index));
@@ -345,7 +473,10 @@ impl Job {
             bytes: summary.bytes,
             details: serde_json::to_value(details).unwrap_or_default(),
         };
-        let entry = filler.publish(about, vec![data])?;
+        let entry = match temporary {
+            true => filler.publish_temporary(about, vec![data])?,
+            false => filler.publish(about, vec![data])?,
+        };
         grower.complete(Arc::clone(entry.index()) as _, entry.open_data()?);
         match cache.trim() {
             Ok(pruned) if pruned.removed.is_empty() => {}

@@ -75,8 +75,8 @@ impl Source {
     }
 
     fn layer_entries(&self) -> Result<impl Iterator<Item = (&LayerDetails, &Entry)>, SourceError> {
-        match &self.keep {
-            Keep::Entry(entry) if !self.details.layers.is_empty() => {
+        match self.mounts.first().map(|root| &root.keep) {
+            Some(Keep::Entry(entry)) if !self.details.layers.is_empty() => {
                 Ok(self.details.layers.iter().zip(entry.layers()))
             }
             _ => Err(SourceError::NoLayers(self.spelled.clone())),

@@ -1,20 +1,20 @@
 //! Images that a daemon has.
 
 use std::ffi::OsStr;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::ahead;
-use super::fill::{self, Bytes, Opened, Plan};
-use super::{Context, Details, SourceError};
+use super::alone::Alone;
+use super::fill::{self, Bytes, Job, Opened, Place, Plan};
+use super::{Context, Details, SourceError, Start};
 use crate::cache::{Content, Entry, Kind, Obtained};
-use crate::docker::{ByteStream, Daemon, DockerError, HangUp, Image, ImageName};
+use crate::docker::{ByteStream, Daemon, DockerError, HangUp, Image, ImageName, Throwaway};
 use crate::image::Digest;
-use crate::index::Order;
 use crate::index::scan::EndMark;
+use crate::index::{Order, Wish};
 use crate::progress::{Phase, Progress};
 
 /// The mark that Docker puts into the root of every container. Images do not have it.
@@ -27,23 +27,27 @@ const MAX_WISHES: usize = 1024;
 const AHEAD: usize = 4;
 
 /// How long making a container may take before the mount is shown without it.
-const PATIENCE: Duration = Duration::from_secs(3600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Opens an image, or starts to fetch it.
 ///
 /// One that is named by its whole id and is in the cache is found without asking the daemon.
-pub(super) fn open(source: &OsStr, name: &str, context: &Context<'_>) -> Result<Opened, SourceError> {
+pub(super) fn open(
+    source: &OsStr,
+    name: &ImageName,
+    start: Start,
+    context: &Context<'_>,
+) -> Result<(Opened, Option<Alone>), SourceError> {
     context.progress.enter(Phase::Resolving);
-    let name: ImageName = name.parse()?;
     if let Ok(id) = name.as_str().parse::<Digest>()
         && let Some(entry) = by_id(&id, context)?
     {
-        return Ok(Opened::Entry(Box::new(entry)));
+        return Ok((Opened::Entry(Box::new(entry)), None));
     }
     let daemon = Daemon::connect(&context.endpoint()?)?;
-    let image = daemon.image(&name, context.platform)?;
+    let image = daemon.image(name, context.platform)?;
     if context.exact {
-        return super::exact::open(source, &daemon, &image, context);
+        return Ok((super::exact::open(source, &daemon, &image, context)?, None));
     }
     let (wishes, wished) = sync_channel(MAX_WISHES);
     let plan = Plan {
@@ -56,48 +60,71 @@ pub(super) fn open(source: &OsStr, name: &str, context: &Context<'_>) -> Result<
         },
         source: source.to_owned(),
         details: details(&image),
-        leave_out: ADDED_BY_THE_DAEMON,
+        place: Place::Root(ADDED_BY_THE_DAEMON),
         order: Order::DepthFirst,
         wishes: Some(wishes),
         patience: PATIENCE,
+        temporary: false,
     };
     let bytes = |filler: &crate::cache::Filler| Ok(Bytes::Own(filler.create_data()?));
-    fill::open(plan, context, bytes, move |job, bytes| {
-        let Bytes::Own(writer) = bytes else { return Err(SourceError::NoStream) };
-        if let Err(error) = daemon.sweep_orphans() {
-            tracing::warn!("containers of killed runs may be left: {error}");
+    let alone = Alone::new(daemon.clone(), image.clone(), ADDED_BY_THE_DAEMON);
+    let work = move |job: Job, bytes| fetch(job, bytes, &daemon, &image, wished);
+    match start {
+        Start::Now => Ok((fill::open(plan, context, bytes, work)?, None)),
+        Start::WhenAsked => match fill::open_dormant(plan, context, bytes, work)? {
+            Opened::Filling(filesystem, fill) => Ok((Opened::Filling(filesystem, fill), Some(alone))),
+            entry => Ok((entry, None)),
+        },
+    }
+}
+
+/// Makes a container to read an image through; those that killed runs have left behind are removed.
+pub(super) fn container(daemon: &Daemon, image: &Image) -> Result<Throwaway, SourceError> {
+    if let Err(error) = daemon.sweep_orphans() {
+        tracing::warn!("containers of killed runs may be left: {error}");
+    }
+    Ok(daemon.throwaway(image)?)
+}
+
+/// Exports an image into the cache, and single paths of it before their turn.
+fn fetch(
+    job: Job,
+    bytes: Bytes,
+    daemon: &Daemon,
+    image: &Image,
+    wished: Receiver<Wish>,
+) -> Result<Entry, SourceError> {
+    let Bytes::Own(writer) = bytes else { return Err(SourceError::NoStream) };
+    let container = container(daemon, image)?;
+    job.ready();
+    let (grower, progress) = (job.grower.clone(), Arc::clone(&job.progress));
+    let wished = Mutex::new(wished);
+    let current = Current::default();
+    let result = std::thread::scope(|scope| {
+        for _ in 0..AHEAD {
+            scope.spawn(|| ahead::serve(&wished, daemon, &container, ADDED_BY_THE_DAEMON, &grower));
         }
-        let container = daemon.throwaway(&image)?;
-        job.ready();
-        let (grower, progress) = (job.grower.clone(), std::sync::Arc::clone(&job.progress));
-        let wished = Mutex::new(wished);
-        let current = Current::default();
-        let result = std::thread::scope(|scope| {
-            for _ in 0..AHEAD {
-                scope.spawn(|| ahead::serve(&wished, &daemon, &container, ADDED_BY_THE_DAEMON, &grower));
-            }
-            scope.spawn(|| current.watch(&progress));
-            let result = job.run(writer, EndMark::Required, |_| {
-                let stream = container.export()?;
-                current.set(&stream);
-                Ok::<Option<ByteStream>, SourceError>(Some(stream))
-            });
-            // Nobody waits for what will not come, so that the scope can end.
-            if result.is_err() {
-                grower.lose();
-            }
-            current.end();
-            result
+        scope.spawn(|| current.watch(&progress));
+        let result = job.run(writer, EndMark::Required, |_| {
+            let stream = container.export()?;
+            current.set(&stream);
+            Ok::<Option<ByteStream>, SourceError>(Some(stream))
         });
-        // The container goes either way; what went wrong first is what the user has to know.
-        match (result, container.remove()) {
-            (Ok(entry), Err(error)) => {
-                tracing::warn!("a container is left: {error}");
-                Ok(entry)
-            }
-            (result, _) => result,
+        // Nobody waits for what will not come, so that the scope can end.
+        if result.is_err() {
+            grower.lose();
         }
-    })
+        current.end();
+        result
+    });
+    // The container goes either way; what went wrong first is what the user has to know.
+    match (result, container.remove()) {
+        (Ok(entry), Err(error)) => {
+            tracing::warn!("a container is left: {error}");
+            Ok(entry)
+        }
+        (result, _) => result,
+    }
 }
 
 /// The entry of an image, got in the way that is wanted now, if it is in the cache.
@@ -118,8 +145,9 @@ fn details(image: &Image) -> Details {
     Details {
         names: image.names.clone(),
         created: image.created.map(|created| created.to_string()),
+        size: Some(image.size),
         config: Some(image.config.clone()),
-        layers: Vec::new(),
+        ..Details::default()
     }
 }
 

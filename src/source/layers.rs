@@ -47,7 +47,7 @@ pub(super) fn open_image(
         layers: image.layers.iter().map(|layer| layer.diff_id).collect(),
         obtained: Obtained::Layers,
     };
-    let filler = match fill::claim(content, context)? {
+    let filler = match fill::claim(context.cache, content, context.progress)? {
         Claim::Entry(entry) => return Ok(entry),
         Claim::Filler(filler) => filler,
     };
@@ -80,7 +80,7 @@ fn open_layer(
         layers: Vec::new(),
         obtained: Obtained::Layers,
     };
-    let filler = match fill::claim(content, context)? {
+    let filler = match fill::claim(context.cache, content, context.progress)? {
         Claim::Entry(entry) => return Ok(entry),
         Claim::Filler(filler) => filler,
     };
@@ -151,6 +151,7 @@ fn details(image: &OciImage) -> Details {
         created: image.created.clone(),
         config: Some(image.config.clone()),
         layers: layers.collect(),
+        ..Details::default()
     }
 }
 

@@ -5,6 +5,8 @@
 //! daemon and the cache meet; neither knows of the other. Knows nothing of FUSE or of the command line.
 
 mod ahead;
+mod alone;
+mod container;
 mod error;
 mod exact;
 mod fill;
@@ -15,21 +17,23 @@ mod spec;
 mod tarball;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Entry};
-use crate::docker::Endpoint;
-use crate::image::{Digest, Platform};
-use crate::index::Filesystem;
+use crate::docker::{ContainerName, DockerError, Endpoint};
+use crate::image::{Digest, ImageConfig, Platform};
+use crate::index::{Filesystem, FillState};
 use crate::oci::{self, Limits, OciError, Reference};
 use crate::progress::{Phase, Progress};
 
 use self::fill::{Fill, Opened};
 
 pub use crate::cache::Kind;
+pub(crate) use alone::{Alone, Fetched, Found};
 pub use error::SourceError;
 pub use history::{Deed, LayerHistory};
 pub use spec::Spec;
@@ -50,7 +54,12 @@ pub struct Context<'a> {
     pub progress: &'a Arc<Progress>,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// What most sources need: the daemon and the platform are those that the environment and the machine suggest.
+    pub fn new(cache: &'a Cache, progress: &'a Arc<Progress>) -> Context<'a> {
+        Context { cache, host: None, platform: None, max_size: None, exact: false, progress }
+    }
+
     fn limits(&self) -> Limits {
         let usual = Limits::default();
         Limits { max_unpacked: self.max_size.unwrap_or(usual.max_unpacked), ..usual }
@@ -75,7 +84,9 @@ pub struct Source {
     pub details: Details,
     /// Its filesystems, by mount index. The root filesystem is the first.
     pub mounts: Vec<Mount>,
-    keep: Keep,
+    /// What the user may want to be told about how the source was found.
+    pub notes: Vec<String>,
+    alone: Option<Alone>,
 }
 
 /// What is kept with a cache entry, so that it is known without asking the daemon again.
@@ -88,9 +99,15 @@ pub struct Details {
     /// When an image was made, in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// Bytes that an image takes, as the daemon reckons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
     /// An image's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub config: Option<crate::image::ImageConfig>,
+    pub config: Option<ImageConfig>,
+    /// What is known of a container besides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerDetails>,
     /// An image's layers, lowest first, where it was got as layers: the layer numbers of its filesystem count these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerDetails>,
@@ -108,17 +125,83 @@ pub struct LayerDetails {
     pub created_by: Option<String>,
 }
 
+/// What is known of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerDetails {
+    /// What it was doing when it was found: `running`, `exited`, …
+    pub state: String,
+    /// The image that it was made of.
+    pub image: Digest,
+    /// The moment of which its root filesystem is shown, in RFC 3339.
+    pub snapshot: String,
+}
+
 /// One filesystem of a source, with its row of the mount table.
 pub struct Mount {
     /// The name of its directory.
     pub name: String,
     /// Where a container has it.
     pub destination: String,
+    /// What it is: `rootfs`, `volume`, `bind`, `tmpfs`, or the daemon's own word.
+    pub kind: String,
+    /// A volume's name, or where a bind comes from on the daemon's machine: for people, never a path to open.
+    pub origin: Option<String>,
+    /// Whether the container may not write to it.
+    pub read_only: bool,
     /// The tree and its bytes, which may still be on their way.
     pub filesystem: Arc<Filesystem>,
+    keep: Keep,
 }
 
-/// What keeps a source's filesystems alive.
+/// How far a mount has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountState {
+    /// Nobody has looked into it.
+    NotFetched,
+    /// It is being read.
+    Fetching,
+    /// All of it is there.
+    Ready,
+    /// It is empty, or incomplete, for this reason.
+    Unavailable(String),
+}
+
+impl fmt::Display for MountState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MountState::NotFetched => f.write_str("not fetched"),
+            MountState::Fetching => f.write_str("fetching"),
+            MountState::Ready => f.write_str("ready"),
+            MountState::Unavailable(why) => write!(f, "unavailable: {why}"),
+        }
+    }
+}
+
+impl Mount {
+    fn root(filesystem: Arc<Filesystem>, keep: Keep) -> Mount {
+        Mount {
+            name: ROOTFS.to_owned(),
+            destination: "/".to_owned(),
+            kind: ROOTFS.to_owned(),
+            origin: None,
+            read_only: false,
+            filesystem,
+            keep,
+        }
+    }
+
+    /// How far it has come.
+    pub fn state(&self) -> MountState {
+        match (self.keep.failure(), self.filesystem.state()) {
+            (Some(why), _) => MountState::Unavailable(why.to_owned()),
+            (None, FillState::Dormant) => MountState::NotFetched,
+            (None, FillState::Filling | FillState::Broken) => MountState::Fetching,
+            (None, FillState::Ready) => MountState::Ready,
+        }
+    }
+}
+
+/// What keeps a filesystem alive.
 enum Keep {
     /// A cache entry, which is not evicted as long as this is held.
     Entry(Box<Entry>),
@@ -126,13 +209,43 @@ enum Keep {
     Fill(Box<Fill>),
 }
 
+impl Keep {
+    fn failure(&self) -> Option<&str> {
+        match self {
+            Keep::Entry(_) => None,
+            Keep::Fill(fill) => fill.failure(),
+        }
+    }
+}
+
 /// The name of mount 0.
 pub const ROOTFS: &str = "rootfs";
 
-/// Finds a source and makes it ready to be served, though it may not be complete: see [`Source::wait`].
+/// When the reading of a source begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// At once.
+    Now,
+    /// When something is asked for that needs it.
+    WhenAsked,
+}
+
+/// Finds a source and begins to read it. It is ready to be served, though it may not be complete: see
+/// [`Source::wait`].
 pub fn open(source: &OsStr, context: &Context<'_>) -> Result<Source, SourceError> {
+    find(source, Start::Now, context)
+}
+
+/// As [`open`], but an image that is not in the cache is read only once somebody asks for more than single files.
+pub fn open_when_asked(source: &OsStr, context: &Context<'_>) -> Result<Source, SourceError> {
+    find(source, Start::WhenAsked, context)
+}
+
+fn find(source: &OsStr, start: Start, context: &Context<'_>) -> Result<Source, SourceError> {
     let opened = match Spec::parse(source)? {
-        Spec::Image(name) => image::open(source, &name, context)?,
+        Spec::Name(name) => return find_name(source, &name, start, context),
+        Spec::Image(name) => return find_image(source, &name, start, context),
+        Spec::Container(name) => return container::open(source, &name.parse()?, start, context),
         Spec::Tar(path) => tarball::open(source, &path, context)?,
         Spec::Packed { transport, path, reference } => {
             layers::open(source, &path, transport, reference, context)?
@@ -140,6 +253,42 @@ pub fn open(source: &OsStr, context: &Context<'_>) -> Result<Source, SourceError
         Spec::Path { path, reference } => open_path(source, &path, reference, context)?,
     };
     Source::of(source, opened, context)
+}
+
+fn find_image(
+    source: &OsStr,
+    name: &str,
+    start: Start,
+    context: &Context<'_>,
+) -> Result<Source, SourceError> {
+    let (opened, alone) = image::open(source, &name.parse()?, start, context)?;
+    Ok(Source { alone, ..Source::of(source, opened, context)? })
+}
+
+/// Finds an image by its name, or else a container.
+fn find_name(source: &OsStr, name: &str, start: Start, context: &Context<'_>) -> Result<Source, SourceError> {
+    let named = name.parse::<ContainerName>();
+    match (find_image(source, name, start, context), named) {
+        (Ok(mut image), Ok(named)) => {
+            if container::exists(&named, context) {
+                image.notes.push(format!(
+                    "{name} is an image and a container; for the latter, write container:{name}"
+                ));
+            }
+            Ok(image)
+        }
+        (Err(error), Ok(named)) if error.is_no_image() => {
+            match container::open(source, &named, start, context) {
+                Ok(mut container) => {
+                    container.notes.push(format!("there is no image {name}, but a container"));
+                    Ok(container)
+                }
+                Err(SourceError::Docker(DockerError::ContainerNotFound { .. })) => Err(error),
+                Err(other) => Err(other),
+            }
+        }
+        (image, _) => image,
+    }
 }
 
 /// Opens what a path holds, which its content tells: an image, or the tar of a root filesystem.
@@ -176,41 +325,64 @@ impl Source {
                 (fill.content().clone(), fill.details().clone(), filesystem, Keep::Fill(fill))
             }
         };
-        let mount = Mount { name: ROOTFS.to_owned(), destination: "/".to_owned(), filesystem };
         Ok(Source {
             spelled: spelled.to_owned(),
             kind: content.kind,
             identity: content.identity,
             platform: content.platform,
             details,
-            mounts: vec![mount],
-            keep,
+            mounts: vec![Mount::root(filesystem, keep)],
+            notes: Vec::new(),
+            alone: None,
         })
     }
 
-    /// Waits until everything is in the cache.
+    /// Waits until everything that is being read is in the cache.
     pub fn wait(&mut self) -> Result<(), SourceError> {
-        match &mut self.keep {
-            Keep::Entry(_) => Ok(()),
-            Keep::Fill(fill) => fill.wait(),
+        for mount in &mut self.mounts {
+            if let Keep::Fill(fill) = &mut mount.keep {
+                fill.wait()?;
+            }
         }
+        Ok(())
     }
 
-    /// Why something will never come, if that is so.
+    /// Why something of the root filesystem will never come, if that is so.
     pub fn failure(&self) -> Option<&str> {
-        match &self.keep {
-            Keep::Entry(_) => None,
-            Keep::Fill(fill) => fill.failure(),
-        }
+        self.mounts.first()?.keep.failure()
+    }
+
+    /// The bytes of all files, where all of them are known; else what an image takes, as the daemon reckons.
+    pub fn size(&self) -> Option<u64> {
+        let known = |mount: &Mount| match mount.state() {
+            MountState::Ready => Some(mount.filesystem.tree().summary().bytes),
+            _ => None,
+        };
+        let sum =
+            self.mounts.iter().map(known).try_fold(0, |sum: u64, bytes| Some(sum.saturating_add(bytes?)));
+        sum.or(self.details.size)
+    }
+
+    /// What is run in it by default.
+    pub fn command(&self) -> Vec<String> {
+        self.details.config.as_ref().unwrap_or(&ImageConfig::default()).command()
     }
 
     /// The layers of an image that was got as layers, the lowest first, each with what it holds itself.
     ///
     /// To be used no longer than the source is held.
     pub fn layers(&self) -> Result<Vec<(&LayerDetails, Filesystem)>, SourceError> {
-        let Keep::Entry(entry) = &self.keep else { return Ok(Vec::new()) };
+        let Some(Keep::Entry(entry)) = self.mounts.first().map(|mount| &mount.keep) else {
+            return Ok(Vec::new());
+        };
         let layers = self.details.layers.iter().zip(entry.layers());
         layers.map(|(details, entry)| Ok((details, entry.filesystem()?))).collect()
+    }
+
+    /// What brings single files of mount 0 as long as nothing else has been asked for.
+    pub(crate) fn alone(&self) -> Option<&Alone> {
+        let dormant = |mount: &Mount| mount.filesystem.state() == FillState::Dormant;
+        self.alone.as_ref().filter(|_| self.mounts.first().is_some_and(dormant))
     }
 
     /// What `.imagefs.json` says.
@@ -224,6 +396,10 @@ impl Source {
                     "index": index,
                     "name": mount.name,
                     "destination": mount.destination,
+                    "type": mount.kind,
+                    "source": mount.origin,
+                    "read_only": mount.read_only,
+                    "state": mount.state().to_string(),
                 })
             })
             .collect();
@@ -235,6 +411,7 @@ impl Source {
             "names": self.details.names,
             "created": self.details.created,
             "config": self.details.config,
+            "container": self.details.container,
             "layers": self.details.layers,
             "mounts": mounts,
         })

@@ -12,8 +12,12 @@ use crate::oci::{Reference, Transport};
 /// What the user named, taken apart, before anybody was asked whether it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spec {
-    /// An image of the daemon's, by name, digest or id.
+    /// An image of the daemon's, by name, digest or id; or else a container.
+    Name(String),
+    /// An image of the daemon's.
     Image(String),
+    /// A container of the daemon's, by name or id.
+    Container(String),
     /// A tar of a root filesystem, perhaps compressed.
     Tar(PathBuf),
     /// An image in an archive or a layout.
@@ -42,10 +46,9 @@ const PACKED: [(&[u8], Transport); 3] = [
 ];
 
 /// Transports that exist elsewhere, and what to do instead.
-const FOREIGN: [(&str, &str); 4] = [
+const FOREIGN: [(&str, &str); 3] = [
     ("docker", "imagefs is no registry client: pull the image first, then name it without docker://"),
     ("containers-storage", "point DOCKER_HOST at Podman's socket, and name the image without a transport"),
-    ("container", "docker export CONTAINER > FILE, then mount FILE"),
     ("dir", "skopeo copy dir:PATH oci:NEW, then mount NEW"),
 ];
 
@@ -58,7 +61,10 @@ impl Spec {
             return Ok(Spec::Tar(OsString::from_vec(path.to_vec()).into()));
         }
         if let Some(name) = bytes.strip_prefix(b"docker-daemon:") {
-            return Spec::image(source, name);
+            return Ok(Spec::Image(text(source, name)?));
+        }
+        if let Some(name) = bytes.strip_prefix(b"container:") {
+            return Ok(Spec::Container(text(source, name)?));
         }
         let looks_like_a_path = [&b"/"[..], b"./", b"../"].iter().any(|start| bytes.starts_with(start));
         if looks_like_a_path || is_source(Path::new(source)) {
@@ -79,12 +85,15 @@ impl Spec {
                 return Err(SourceError::Transport { transport, instead });
             }
         }
-        Spec::image(source, bytes)
+        Ok(Spec::Name(text(source, bytes)?))
     }
+}
 
-    fn image(source: &OsStr, name: &[u8]) -> Result<Spec, SourceError> {
-        let name = std::str::from_utf8(name).map_err(|_| SourceError::NotUtf8(source.to_owned()))?;
-        Ok(Spec::Image(name.to_owned()))
+/// A name that the daemon is to be asked for.
+fn text(source: &OsStr, name: &[u8]) -> Result<String, SourceError> {
+    match std::str::from_utf8(name) {
+        Ok(name) => Ok(name.to_owned()),
+        Err(_) => Err(SourceError::NotUtf8(source.to_owned())),
     }
 }
 
@@ -121,7 +130,7 @@ mod tests {
     #[test]
     fn a_word_is_an_image_unless_it_is_a_path() {
         for name in ["python:3.12", "registry.example:5000/a/b", "sha256:0123", "docker:24", "oci"] {
-            assert_eq!(parse(name).unwrap(), Spec::Image(name.into()), "{name}");
+            assert_eq!(parse(name).unwrap(), Spec::Name(name.into()), "{name}");
         }
         assert_eq!(parse("docker-daemon:tar:latest").unwrap(), Spec::Image("tar:latest".into()));
         let path = |path: &str| Spec::Path { path: path.into(), reference: None };
@@ -129,7 +138,8 @@ mod tests {
             assert_eq!(parse(name).unwrap(), path(name), "{name}");
         }
         assert_eq!(parse("tar:a").unwrap(), Spec::Tar("a".into()));
-        assert!(matches!(parse("src"), Ok(Spec::Image(_))), "a directory that is no layout");
+        assert_eq!(parse("container:web").unwrap(), Spec::Container("web".into()));
+        assert!(matches!(parse("src"), Ok(Spec::Name(_))), "a directory that is no layout");
     }
 
     #[test]

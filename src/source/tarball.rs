@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::fill::{self, Bytes, Opened, Plan};
+use super::fill::{self, Bytes, Opened, Place, Plan};
 use super::{Context, Details, SourceError};
 use crate::cache::{Content, Entry, Kind, Obtained, tar_identity};
 use crate::index::scan::EndMark;
@@ -54,10 +54,11 @@ pub(super) fn open(source: &OsStr, path: &Path, context: &Context<'_>) -> Result
         content: content(&identity),
         source: source.to_owned(),
         details: Details::default(),
-        leave_out: &[],
+        place: Place::Root(&[]),
         order: Order::Any,
         wishes: None,
         patience: PATIENCE,
+        temporary: false,
     };
     let packed = file.try_clone().map_err(|e| SourceError::read(&path, e))?;
     let bytes = |filler: &crate::cache::Filler| match compression {

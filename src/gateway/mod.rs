@@ -1,0 +1,289 @@
+//! Reading a source without mounting it: the library's public face.
+//!
+//! A [`Gateway`] has the mounts of a source, the root filesystem first, and answers three questions about each of
+//! them, addressed by its index in the mount table: [`read_file`](Gateway::read_file),
+//! [`read_dir`](Gateway::read_dir) and [`stat_file`](Gateway::stat_file). The mounts are not stitched together, so no
+//! link is ever followed from one into another: who wants that asks the other mount.
+//!
+//! - A path is cleaned as text, absolute and relative alike, and begins at the mount's root; `..` stops there.
+//! - Symlinks are resolved inside the mount, where `/` is the container's root: never on the host.
+//! - A source that is still being read is waited for, as long as anything comes. Single files of an image that is not
+//!   in the cache are fetched alone; the first listing has all of it read.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use imagefs::cache::Cache;
+//! use imagefs::gateway::{Gateway, Pattern};
+//! use imagefs::progress::Progress;
+//! use imagefs::source::Context;
+//!
+//! let cache = Cache::open(None)?;
+//! let progress = Arc::new(Progress::new());
+//! let gateway = Gateway::open("python:3.12", &Context::new(&cache, &progress))?;
+//! for (index, mount) in gateway.mounts().iter().enumerate() {
+//!     println!("{index} {} {}", mount.name, mount.destination);
+//! }
+//! let release = gateway.read_file(0, "/etc/os-release", ..)?;
+//! let first_line = gateway.read_file(0, "/etc/passwd", ..80)?;
+//! for file in gateway.read_dir(0, "/etc", Some(&Pattern::new("*.conf")))? {
+//!     println!("{:o} {:>10} {}", file.mode(), file.size, file.path.display());
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Uses [`source`](crate::source) and [`index`](crate::index); knows nothing of FUSE or of the command line.
+
+mod error;
+mod file;
+mod pattern;
+mod stat;
+mod wait;
+mod walk;
+
+use std::ffi::OsStr;
+use std::ops::{Bound, RangeBounds};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::index::scan::{Entry, EntryKind};
+use crate::index::{FileType, Ino};
+use crate::progress::Progress;
+use crate::source::{self, Context, Found, Mount, Source};
+
+use self::error::to_path;
+use self::wait::Question;
+use self::walk::{Last, Table};
+
+pub use self::error::GatewayError;
+pub use self::file::FileReader;
+pub use self::pattern::Pattern;
+pub use self::stat::{FileStat, Inode, Xattrs};
+
+/// The most that [`Gateway::read_file`] reads at once, in bytes: 256 MiB.
+pub const MAX_READ: u64 = 256 << 20;
+
+/// How long an answer is waited for while nothing at all comes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An open source. To be used from any number of threads.
+pub struct Gateway {
+    source: Source,
+    table: Table,
+    progress: Arc<Progress>,
+}
+
+impl Gateway {
+    /// Opens whatever `imagefs mount` takes. No FUSE, no mountpoint and no root are needed.
+    ///
+    /// # Errors
+    /// As [`source::open`].
+    pub fn open(source: impl AsRef<OsStr>, context: &Context<'_>) -> Result<Gateway, GatewayError> {
+        let source = source::open_when_asked(source.as_ref(), context)?;
+        Ok(Gateway::new(source, Arc::clone(context.progress)))
+    }
+
+    /// Reads a source that is open already. Every call fails once `progress` is cancelled.
+    pub fn new(source: Source, progress: Arc<Progress>) -> Gateway {
+        let rows = source.mounts.iter().map(|mount| (&*mount.name, mount.destination.as_bytes()));
+        Gateway { table: Table::new(rows), source, progress }
+    }
+
+    /// What was opened.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The mount table: the root filesystem first.
+    pub fn mounts(&self) -> &[Mount] {
+        &self.source.mounts
+    }
+
+    /// The index of the mount of this name.
+    ///
+    /// # Errors
+    /// [`GatewayError::MountName`].
+    pub fn mount_index(&self, name: &str) -> Result<i64, GatewayError> {
+        let position = self.mounts().iter().position(|mount| mount.name == name);
+        position.and_then(|index| i64::try_from(index).ok()).ok_or_else(|| GatewayError::MountName {
+            name: name.to_owned(),
+            available: self.mounts().iter().map(|mount| mount.name.clone()).collect(),
+        })
+    }
+
+    /// The attributes of what stands at `path`, symlinks followed.
+    ///
+    /// A symlink at its end that leads out of the mount, or by way of the root to nothing, is itself the answer: the
+    /// client may resolve it.
+    ///
+    /// # Errors
+    /// [`GatewayError::NotFound`], and whatever keeps the source from being read.
+    pub fn stat_file(&self, mount_index: i64, path: impl AsRef<Path>) -> Result<FileStat, GatewayError> {
+        self.stat(mount_index, path.as_ref(), Last::FollowInside)
+    }
+
+    /// As [`Gateway::stat_file`], but a symlink at the end of `path` is never followed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stat_link(&self, mount_index: i64, path: impl AsRef<Path>) -> Result<FileStat, GatewayError> {
+        self.stat(mount_index, path.as_ref(), Last::Keep)
+    }
+
+    /// The files of a directory, sorted by name. With `include`, those alone whose name matches.
+    ///
+    /// # Errors
+    /// [`GatewayError::NotADirectory`], and as [`Gateway::read_file`].
+    pub fn read_dir(
+        &self,
+        mount_index: i64,
+        path: impl AsRef<Path>,
+        include: Option<&Pattern>,
+    ) -> Result<Vec<FileStat>, GatewayError> {
+        let asked = self.asked(mount_index, path.as_ref())?;
+        let dir = asked.walk(Last::Follow)?;
+        let mut names: Vec<(Vec<u8>, Ino)> = Vec::new();
+        asked.question.read_dir(dir, |entry| {
+            if include.is_none_or(|include| include.matches(entry.name)) {
+                names.push((entry.name.to_vec(), entry.ino));
+            }
+        })?;
+        names.sort_unstable();
+        let stat = |(name, ino): (Vec<u8>, Ino)| {
+            let path = to_path(&asked.question.path).join(OsStr::from_bytes(&name));
+            FileStat::of(&asked.question, path, ino)
+        };
+        names.into_iter().map(stat).collect()
+    }
+
+    /// The bytes of a regular file, symlinks followed: those of `range`, as far as there are any.
+    ///
+    /// # Errors
+    /// [`GatewayError::NotFound`]; [`GatewayError::NotAFile`]; [`GatewayError::LeadsOut`] for a symlink into another
+    /// mount; [`GatewayError::TooLarge`] for more than [`MAX_READ`]; and whatever keeps the source from being read.
+    pub fn read_file(
+        &self,
+        mount_index: i64,
+        path: impl AsRef<Path>,
+        range: impl RangeBounds<u64>,
+    ) -> Result<Vec<u8>, GatewayError> {
+        let path = path.as_ref();
+        let mut file = self.open_file(mount_index, path)?;
+        let start = match range.start_bound() {
+            Bound::Included(&start) => start,
+            Bound::Excluded(&before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&last) => last.saturating_add(1),
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let size = end.min(file.size()).saturating_sub(start);
+        if size > MAX_READ {
+            return Err(GatewayError::TooLarge { path: path.to_owned(), size });
+        }
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        file.seek(start)?;
+        file.read_some(usize::try_from(size).unwrap_or(0))
+    }
+
+    /// Opens a regular file, symlinks followed, to read it piece by piece.
+    ///
+    /// # Errors
+    /// As [`Gateway::read_file`].
+    pub fn open_file(
+        &self,
+        mount_index: i64,
+        path: impl AsRef<Path>,
+    ) -> Result<FileReader<'_>, GatewayError> {
+        let asked = self.asked(mount_index, path.as_ref())?;
+        let not_a_file = |path: &[u8]| GatewayError::NotAFile(to_path(path));
+        match asked.alone(true)? {
+            Some(Found::File(file)) => {
+                let path = &asked.question.path;
+                let stat = FileStat::of_entry(&to_path(path), file.entry.clone());
+                match stat.file_type {
+                    FileType::Regular => Ok(FileReader::of_stream(path, file, stat.size)),
+                    _ => Err(not_a_file(path)),
+                }
+            }
+            Some(Found::Nothing) => Err(GatewayError::NotFound(to_path(&asked.question.path))),
+            Some(Found::Unclear) | None => {
+                let ino = asked.walk(Last::Follow)?;
+                let stat = asked.question.glimpse(ino)?;
+                match stat.file_type {
+                    FileType::Regular => Ok(FileReader::new(asked.question, ino, stat.size)),
+                    _ => Err(not_a_file(&asked.question.path)),
+                }
+            }
+        }
+    }
+
+    fn stat(&self, mount_index: i64, path: &Path, last: Last) -> Result<FileStat, GatewayError> {
+        let asked = self.asked(mount_index, path)?;
+        let path = to_path(&asked.question.path);
+        match asked.alone(last != Last::Keep)? {
+            Some(Found::File(file)) => return Ok(FileStat::of_entry(&path, file.entry)),
+            Some(Found::Nothing) if last == Last::FollowInside => {
+                return match asked.alone(false)? {
+                    Some(Found::File(file)) if leads_over_the_root(&file.entry, asked.names.len()) => {
+                        Ok(FileStat::of_entry(&path, file.entry))
+                    }
+                    _ => Err(GatewayError::NotFound(path)),
+                };
+            }
+            Some(Found::Nothing) => return Err(GatewayError::NotFound(path)),
+            Some(Found::Unclear) | None => {}
+        }
+        let ino = asked.walk(last)?;
+        FileStat::of(&asked.question, path, ino)
+    }
+
+    fn asked(&self, mount_index: i64, path: &Path) -> Result<Asked<'_>, GatewayError> {
+        let available = self.mounts().len();
+        let found = usize::try_from(mount_index).ok().and_then(|own| Some((own, self.mounts().get(own)?)));
+        let (own, mount) = found.ok_or(GatewayError::MountIndex { index: mount_index, available })?;
+        let names = walk::clean(path.as_os_str().as_bytes());
+        let names: Vec<Vec<u8>> = names.into_iter().map(<[u8]>::to_vec).collect();
+        let question = Question {
+            filesystem: &mount.filesystem,
+            progress: &self.progress,
+            patience: PATIENCE,
+            path: walk::absolute(&names),
+        };
+        Ok(Asked { gateway: self, own, names, question })
+    }
+}
+
+/// A path of a mount, taken apart, and who answers what is asked about it.
+struct Asked<'a> {
+    gateway: &'a Gateway,
+    own: usize,
+    names: Vec<Vec<u8>>,
+    question: Question<'a>,
+}
+
+impl Asked<'_> {
+    fn walk(&self, last: Last) -> Result<Ino, GatewayError> {
+        walk::walk(&self.question, &self.gateway.table, self.own, &self.names, last)
+    }
+
+    /// What a daemon that is asked for this path alone says; `None` where the mount knows, or will.
+    fn alone(&self, follow: bool) -> Result<Option<Found>, GatewayError> {
+        match self.gateway.source.alone().filter(|_| self.own == 0) {
+            Some(alone) => Ok(Some(alone.find(&self.names.join(&b'/'), follow)?)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Whether a symlink of that depth (1 for one in the root directory) has a target from the root, or above it.
+fn leads_over_the_root(entry: &Entry, depth: usize) -> bool {
+    let EntryKind::Symlink(target) = &entry.kind else { return false };
+    let climbs = target.split(|&b| b == b'/').take_while(|name| matches!(*name, b"" | b"." | b".."));
+    target.starts_with(b"/") || climbs.filter(|name| *name == b"..").count() >= depth
+}

@@ -1,0 +1,239 @@
+//! From a path to what stands there.
+//!
+//! The client's path is taken as text: cleaned, and always from the mount's root. The target of a symbolic link is
+//! walked as a container's own kernel would, with the mount's root where the container has it: `/` is the root of the
+//! container, not of the host, and whatever is reached by a link beneath another mount's destination belongs to that
+//! mount. Such a link leads out; no other mount is ever looked into.
+
+use super::GatewayError;
+use super::error::to_path;
+use super::wait::Question;
+use crate::index::{FileType, Ino};
+
+/// Symbolic links that are followed for one path, as in path_resolution(7).
+const MAX_SYMLINKS: usize = 40;
+
+/// What to do with a symbolic link at the end of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Last {
+    /// Follow it.
+    Follow,
+    /// Follow it unless it leads out, or from the root to nothing: then it is itself the answer.
+    FollowInside,
+    /// It is the answer.
+    Keep,
+}
+
+/// Where the container has its mounts: the names of a path each, by mount index.
+#[derive(Clone, Debug)]
+pub(super) struct Table(Vec<(String, Vec<Vec<u8>>)>);
+
+impl Table {
+    /// From names and destinations, by mount index.
+    pub fn new<'a>(mounts: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Table {
+        let row = |(name, destination): (&str, &[u8])| {
+            (name.to_owned(), clean(destination).into_iter().map(<[u8]>::to_vec).collect())
+        };
+        Table(mounts.into_iter().map(row).collect())
+    }
+
+    fn destination(&self, mount: usize) -> &[Vec<u8>] {
+        self.0.get(mount).map_or(&[], |(_, names)| names)
+    }
+
+    /// The mount to which a path of the container belongs, and the number of names that lead to it.
+    fn owner(&self, names: &[Vec<u8>]) -> Option<(usize, usize)> {
+        let holders =
+            self.0.iter().enumerate().filter(|(_, (_, destination))| names.starts_with(destination));
+        holders.map(|(mount, (_, destination))| (mount, destination.len())).max_by_key(|&(_, depth)| depth)
+    }
+
+    /// The error for a link to a path of the container that another mount has.
+    fn leads_out(&self, asked: &[u8], names: &[Vec<u8>]) -> GatewayError {
+        let (mount, depth) = self.owner(names).unwrap_or((0, 0));
+        let name = self.0.get(mount).map(|(name, _)| name.clone()).unwrap_or_default();
+        let inside = names.get(depth..).unwrap_or_default();
+        GatewayError::LeadsOut {
+            path: to_path(asked),
+            target: to_path(&absolute(names)),
+            mount: (name, to_path(&absolute(inside))),
+        }
+    }
+}
+
+/// The names of a path from the root: without empty ones and `.`, and with `..` taken as text, which stops at the root.
+pub(super) fn clean(path: &[u8]) -> Vec<&[u8]> {
+    let mut names = Vec::new();
+    for name in path.split(|&b| b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    names
+}
+
+/// An absolute path of these names.
+pub(super) fn absolute(names: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    if names.is_empty() {
+        return b"/".to_vec();
+    }
+    names.iter().fold(Vec::new(), |mut path, name| {
+        path.push(b'/');
+        path.extend_from_slice(name.as_ref());
+        path
+    })
+}
+
+/// Finds what stands at a cleaned path of the mount `own`.
+pub(super) fn walk(
+    question: &Question<'_>,
+    table: &Table,
+    own: usize,
+    names: &[Vec<u8>],
+    last: Last,
+) -> Result<Ino, GatewayError> {
+    let ahead = names.iter().rev().cloned().collect();
+    let mut walk =
+        Walk { question, table, own, stack: Vec::new(), ahead, asked: names.len(), followed: 0, end: None };
+    match (walk.run(last), walk.end) {
+        (Err(GatewayError::LeadsOut { .. }), Some(end)) => Ok(end.link),
+        (Err(GatewayError::NotFound(_)), Some(End { link, rooted: true })) => Ok(link),
+        (result, _) => result,
+    }
+}
+
+struct Walk<'a> {
+    question: &'a Question<'a>,
+    table: &'a Table,
+    own: usize,
+    /// The way from the mount's root to where the walk stands, the root left out.
+    stack: Vec<(Vec<u8>, Ino)>,
+    /// What is still to be walked, the next name last.
+    ahead: Vec<Vec<u8>>,
+    /// How many of those the client gave. They stand before those of links.
+    asked: usize,
+    followed: usize,
+    /// With [`Last::FollowInside`], once the last name has turned out to be a link.
+    end: Option<End>,
+}
+
+/// A symbolic link at the end of the client's path.
+#[derive(Clone, Copy)]
+struct End {
+    link: Ino,
+    /// Whether following it led over the root.
+    rooted: bool,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, last: Last) -> Result<Ino, GatewayError> {
+        while let Some(name) = self.ahead.pop() {
+            let of_link = self.ahead.len() >= self.asked;
+            self.asked = self.asked.min(self.ahead.len());
+            // A client's path has none left.
+            if name == b".." {
+                self.climb()?;
+                continue;
+            }
+            let found = self.question.lookup(self.position(), &name)?;
+            let found = found.ok_or_else(|| GatewayError::NotFound(self.asked_for()))?;
+            match self.question.glimpse(found)?.file_type {
+                FileType::Symlink if last == Last::Keep && self.ahead.is_empty() => return Ok(found),
+                FileType::Symlink => {
+                    if last == Last::FollowInside && self.ahead.is_empty() && self.end.is_none() {
+                        self.end = Some(End { link: found, rooted: false });
+                    }
+                    self.follow(found)?;
+                }
+                FileType::Directory => {
+                    self.stack.push((name, found));
+                    let leaves_again = self.ahead.last().is_some_and(|next| next == b"..");
+                    if of_link && !leaves_again && self.is_other_mount() {
+                        return Err(self.leads_out(self.container_path()));
+                    }
+                }
+                _ if self.ahead.is_empty() => return Ok(found),
+                _ => return Err(GatewayError::NotADirectory(self.asked_for())),
+            }
+        }
+        Ok(self.position())
+    }
+
+    fn follow(&mut self, link: Ino) -> Result<(), GatewayError> {
+        self.followed += 1;
+        if self.followed > MAX_SYMLINKS {
+            return Err(GatewayError::Loop(self.asked_for()));
+        }
+        let target = self.question.read_link(link)?;
+        let names = target.split(|&b| b == b'/').filter(|name| !matches!(*name, b"" | b"."));
+        let mut names: Vec<Vec<u8>> = names.map(<[u8]>::to_vec).collect();
+        if target.starts_with(b"/") {
+            self.go_to_root();
+            // What stands between the container's root and this mount is another mount's affair: taken as text.
+            if self.own != 0 {
+                names = clean(&target).into_iter().map(<[u8]>::to_vec).collect();
+                match self.table.owner(&names) {
+                    Some((mount, depth)) if mount == self.own => drop(names.drain(..depth)),
+                    _ => return Err(self.leads_out(names)),
+                }
+            }
+        } else if target.is_empty() {
+            return Err(GatewayError::NotFound(self.asked_for()));
+        }
+        self.ahead.extend(names.into_iter().rev());
+        Ok(())
+    }
+
+    fn climb(&mut self) -> Result<(), GatewayError> {
+        if self.stack.pop().is_none() {
+            self.go_to_root();
+            if self.own != 0 {
+                let mut path = self.table.destination(self.own).to_vec();
+                path.pop();
+                return Err(self.leads_out(path));
+            }
+        }
+        Ok(())
+    }
+
+    fn go_to_root(&mut self) {
+        self.stack.clear();
+        if let Some(end) = &mut self.end {
+            end.rooted = true;
+        }
+    }
+
+    fn position(&self) -> Ino {
+        self.stack.last().map_or(Ino::ROOT, |&(_, ino)| ino)
+    }
+
+    /// Where the walk stands, as a path of the container.
+    fn container_path(&self) -> Vec<Vec<u8>> {
+        let below = self.stack.iter().map(|(name, _)| name);
+        self.table.destination(self.own).iter().chain(below).cloned().collect()
+    }
+
+    fn is_other_mount(&self) -> bool {
+        self.table.owner(&self.container_path()).is_some_and(|(mount, _)| mount != self.own)
+    }
+
+    /// The error for a way that goes on in another mount, at this path of the container.
+    fn leads_out(&self, mut path: Vec<Vec<u8>>) -> GatewayError {
+        for name in self.ahead.iter().rev() {
+            match name.as_slice() {
+                b".." => drop(path.pop()),
+                name => path.push(name.to_vec()),
+            }
+        }
+        self.table.leads_out(&self.question.path, &path)
+    }
+
+    fn asked_for(&self) -> std::path::PathBuf {
+        to_path(&self.question.path)
+    }
+}
+
+#[cfg(test)]
+mod tests;

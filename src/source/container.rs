@@ -1,0 +1,234 @@
+//! Containers: the root filesystem as it is now, and every volume, bind and tmpfs once somebody looks into it.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use super::fill::{self, Bytes, Job, Opened, Place, Plan};
+use super::image::Current;
+use super::{ContainerDetails, Context, Details, Keep, Mount, ROOTFS, Source, SourceError};
+use crate::cache::{Content, Entry, Filler, Kind, Obtained};
+use crate::docker::{
+    ByteStream, Container, ContainerName, ContainerState, Daemon, DockerError, Engine, MountKind, MountPoint,
+};
+use crate::index::Order;
+use crate::index::scan::EndMark;
+use crate::progress::{Phase, Progress};
+
+/// The longest name of a mount, in bytes. Linux allows 255, and a number may have to go behind it.
+const MAX_NAME: usize = 240;
+
+/// What no mount may be called: its own root filesystem, and the description at the mountpoint.
+const TAKEN: [&str; 2] = [ROOTFS, ".imagefs.json"];
+
+/// Opens a container in whatever state it is.
+///
+/// The root filesystem is exported now, or when it is asked for; a mount is fetched when it is first looked into.
+pub(super) fn open(
+    source: &OsStr,
+    name: &ContainerName,
+    start: super::Start,
+    context: &Context<'_>,
+) -> Result<Source, SourceError> {
+    context.progress.enter(Phase::Resolving);
+    let daemon = Daemon::connect(&context.endpoint()?)?;
+    let container = daemon.container(name)?;
+    let snapshot = jiff::Timestamp::now();
+    let details = Details {
+        names: vec![container.name.clone()],
+        created: container.created.map(|created| created.to_string()),
+        container: Some(ContainerDetails {
+            state: container.state.to_string(),
+            image: container.image,
+            snapshot: snapshot.to_string(),
+        }),
+        ..Details::default()
+    };
+    let id = container.id.to_string();
+    let plan = |index: usize, place, obtained| Plan {
+        content: Content {
+            kind: Kind::Container,
+            // Nobody else's: what a container holds may be another thing by the next moment.
+            identity: format!("{id} {index} {snapshot} {}", std::process::id()),
+            platform: None,
+            layers: Vec::new(),
+            obtained,
+        },
+        source: source.to_owned(),
+        details: details.clone(),
+        place,
+        order: Order::DepthFirst,
+        wishes: None,
+        patience: super::image::PATIENCE,
+        temporary: true,
+    };
+    let container = Arc::new(container);
+    let root = plan(0, Place::Root(&[]), Obtained::Export);
+    let work = {
+        let (daemon, container) = (daemon.clone(), Arc::clone(&container));
+        move |job: Job, bytes| export(job, bytes, &daemon, &container)
+    };
+    let opened = match start {
+        super::Start::Now => fill::open(root, context, own_data, work)?,
+        super::Start::WhenAsked => fill::open_dormant(root, context, own_data, work)?,
+    };
+    let mut source = Source::of(source, opened, context)?;
+    source.identity.clone_from(&id);
+    let names = names(container.mounts.iter().map(|mount| &*mount.destination));
+    for ((index, mount), name) in container.mounts.iter().enumerate().zip(names) {
+        let work = {
+            let (daemon, container, mount) = (daemon.clone(), Arc::clone(&container), mount.clone());
+            move |job: Job, bytes| fetch(job, bytes, &daemon, &container, &mount)
+        };
+        let plan = plan(index + 1, Place::Beneath, Obtained::Archive);
+        let Opened::Filling(filesystem, fill) = fill::open_dormant(plan, context, own_data, work)? else {
+            continue;
+        };
+        source.mounts.push(Mount {
+            name,
+            destination: mount.destination.clone(),
+            kind: mount.kind.to_string(),
+            origin: origin(mount),
+            read_only: mount.read_only,
+            filesystem,
+            keep: Keep::Fill(fill),
+        });
+    }
+    Ok(source)
+}
+
+/// Whether the daemon has a container of exactly this name. One that does not answer has none.
+pub(super) fn exists(name: &ContainerName, context: &Context<'_>) -> bool {
+    let daemon = context.endpoint().and_then(|endpoint| Ok(Daemon::connect(&endpoint)?));
+    daemon.and_then(|daemon| Ok(daemon.container(name)?)).is_ok_and(|found| found.name == name.as_str())
+}
+
+fn own_data(filler: &Filler) -> Result<Bytes, SourceError> {
+    Ok(Bytes::Own(filler.create_data()?))
+}
+
+/// What a mount is of, for people.
+fn origin(mount: &MountPoint) -> Option<String> {
+    mount.name.clone().or_else(|| Some(mount.source.clone())).filter(|origin| !origin.is_empty())
+}
+
+/// Takes the snapshot of a root filesystem.
+fn export(job: Job, bytes: Bytes, daemon: &Daemon, container: &Container) -> Result<Entry, SourceError> {
+    job.ready();
+    read(job, bytes, |_| Ok(Some(daemon.export(&container.id)?)))
+}
+
+/// Fetches a volume, a bind or a tmpfs. One that cannot be read is empty.
+fn fetch(
+    job: Job,
+    bytes: Bytes,
+    daemon: &Daemon,
+    container: &Container,
+    mount: &MountPoint,
+) -> Result<Entry, SourceError> {
+    let destination = mount.destination.as_bytes();
+    let unavailable = |why: String| SourceError::Unavailable { mount: mount.destination.clone(), why };
+    if mount.kind == MountKind::Tmpfs {
+        // What is in memory belongs to the running container alone.
+        let shown = daemon.engine() == Engine::Podman && container.state == ContainerState::Running;
+        if !shown {
+            let why = match container.state {
+                ContainerState::Running => "the daemon does not show what is in memory",
+                _ => "what was in memory has gone with the processes of the container",
+            };
+            return job.give_empty(unavailable(why.to_owned()));
+        }
+        return match daemon.archive(&container.id, destination) {
+            Ok(Some(first)) => {
+                let mut first = Some(first);
+                read(job, bytes, |_| Ok(first.take()))
+            }
+            Ok(None) => job.give_empty(unavailable("the daemon has nothing there".to_owned())),
+            Err(error) => job.give_empty(unavailable(error.to_string())),
+        };
+    }
+    if let Err(error) = daemon.sweep_orphans() {
+        tracing::warn!("containers of killed runs may be left: {error}");
+    }
+    let throwaway = match daemon.throwaway_with_volumes_of(container) {
+        Ok(throwaway) => throwaway,
+        Err(error) => return job.give_empty(unavailable(error.to_string())),
+    };
+    let result = match throwaway.archive(destination) {
+        Ok(Some(first)) => {
+            let mut first = Some(first);
+            read(job, bytes, |_| match first.take() {
+                Some(first) => Ok(Some(first)),
+                None => Ok(throwaway.archive(destination)?),
+            })
+        }
+        Ok(None) => job.give_empty(unavailable("the daemon has nothing there".to_owned())),
+        Err(error) => job.give_empty(unavailable(error.to_string())),
+    };
+    if let Err(error) = throwaway.remove() {
+        tracing::warn!("a container is left: {error}");
+    }
+    result
+}
+
+/// Reads a stream into the cache, and ends it when the task is cancelled.
+fn read(
+    job: Job,
+    bytes: Bytes,
+    mut stream: impl FnMut(usize) -> Result<Option<ByteStream>, DockerError>,
+) -> Result<Entry, SourceError> {
+    let Bytes::Own(writer) = bytes else { return Err(SourceError::NoStream) };
+    let progress: Arc<Progress> = Arc::clone(&job.progress);
+    let current = Current::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| current.watch(&progress));
+        let result = job.run(writer, EndMark::Required, |attempt| {
+            let stream = stream(attempt)?;
+            stream.iter().for_each(|stream| current.set(stream));
+            Ok::<_, SourceError>(stream)
+        });
+        current.end();
+        result
+    })
+}
+
+/// A name for each destination: `/var/lib/data` becomes `var-lib-data`. Of several that would be the same, the later ones
+/// get a number, from 2 on.
+fn names<'a>(destinations: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut taken: HashSet<String> = TAKEN.iter().map(|&name| name.to_owned()).collect();
+    let mut name = |destination: &str| {
+        let parts = destination.split('/').filter(|part| !matches!(*part, "" | "." | ".."));
+        let mut plain = parts.collect::<Vec<_>>().join("-").replace('\0', "-");
+        let end = (0..=MAX_NAME.min(plain.len())).rev().find(|&end| plain.is_char_boundary(end));
+        plain.truncate(end.unwrap_or(0));
+        if plain.is_empty() {
+            plain.push_str("mount");
+        }
+        let mut name = plain.clone();
+        let mut number: u64 = 2;
+        while !taken.insert(name.clone()) {
+            name = format!("{plain}-{number}");
+            number += 1;
+        }
+        name
+    };
+    destinations.into_iter().map(&mut name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_named_after_its_destination() {
+        let given =
+            ["/var/lib/data", "/var-lib/data", "/var/lib-data/", "/rootfs", "/data//sub", "/.imagefs.json"];
+        let expected =
+            ["var-lib-data", "var-lib-data-2", "var-lib-data-3", "rootfs-2", "data-sub", ".imagefs.json-2"];
+        assert_eq!(names(given), expected);
+        assert_eq!(names(["/a-2", "/a", "a", "/"]), ["a-2", "a", "a-3", "mount"]);
+        assert_eq!(names(["/..", "/a/../b\0"]), ["mount", "a-b-"]);
+        let long = names([format!("/{}", "ü".repeat(300)).as_str()]);
+        assert_eq!(long, ["ü".repeat(120)]);
+    }
+}
