@@ -102,7 +102,9 @@ fn the_description_tells_what_the_image_is(daemon: Daemon) {
         assert_eq!(told["kind"], "image");
         assert_eq!(told["identity"], daemon.image_id(image));
         assert_eq!(told["names"][0], inspected["RepoTags"][0]);
-        assert_eq!(told["mounts"], json!([{"index": 0, "name": "rootfs", "destination": "/"}]));
+        let rootfs = json!({"index": 0, "name": "rootfs", "destination": "/", "type": "rootfs", "source": null,
+            "read_only": false, "state": "ready"});
+        assert_eq!(told["mounts"], json!([rootfs]));
         let [os, architecture] = ["Os", "Architecture"].map(|key| inspected[key].as_str().unwrap());
         assert_eq!(told["platform"], format!("{os}/{architecture}"));
         for (key, value) in told["config"].as_object().unwrap() {

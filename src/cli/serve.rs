@@ -181,7 +181,9 @@ fn record(registration: &mut Registration, change: impl FnOnce(&mut Record)) {
 fn tell(record: &mut Record, source: &Source, progress: &Progress) {
     record.id.clone_from(&source.identity);
     record.failure = source.failure().map(str::to_owned);
-    let filling = source.mounts.iter().any(|mount| mount.filesystem.state() == FillState::Filling);
+    // One that is broken says why in a moment.
+    let under_way = |state| matches!(state, FillState::Filling | FillState::Broken);
+    let filling = source.mounts.iter().any(|mount| under_way(mount.filesystem.state()));
     record.stage = match record.failure {
         Some(_) => Stage::Broken,
         None if filling => Stage::Filling,

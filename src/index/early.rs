@@ -97,8 +97,9 @@ pub(super) struct Early {
     pub aliases: Aliases,
     nodes: Vec<Node>,
     by_path: HashMap<Vec<u8>, Ino>,
-    /// Which directory a path was asked in, for wishes that are under way.
+    /// Wishes that were passed on and not granted, perhaps not yet.
     asked: HashSet<Wish>,
+    /// The directory that each of them was asked in.
     parents: HashMap<Vec<u8>, Ino>,
     absent: Option<LruCache<Vec<u8>, ()>>,
     contents: Option<LruCache<Ino, Arc<[u8]>>>,
@@ -133,9 +134,10 @@ impl Early {
         None
     }
 
-    /// Passes a wish on, unless it is under way.
+    /// Passes a wish on, unless it is under way. One that was not granted is not repeated: the stream will bring it.
     pub fn wish(&mut self, wish: Wish, wishes: &Wishes) {
-        if self.nodes.len() < MAX_AHEAD
+        if self.asked.len() < MAX_AHEAD
+            && self.nodes.len() < MAX_AHEAD
             && !self.asked.contains(&wish)
             && wishes.try_send(wish.clone()).is_ok()
         {
@@ -186,18 +188,22 @@ impl Early {
         self.contents.as_mut()?.get(&ino).cloned()
     }
 
-    pub fn denied(&mut self, path: &[u8]) {
-        for wish in [Wish::Existence, Wish::Header, Wish::Content] {
-            self.asked.remove(&wish(path.to_vec()));
-        }
-    }
-
     /// The stream has brought `path` as this inode. `first` tells whether it is the inode's first name.
     pub fn settle(&mut self, path: &[u8], ino: Ino, first: bool) {
         let Some(alias) = self.by_path.remove(path) else { return };
         self.aliases.inward.insert(alias, ino);
         if first {
             self.aliases.outward.insert(ino, alias);
+        }
+    }
+
+    /// The stream has ended: settles what it brought without saying so, as a hard link that came before its target.
+    pub fn settle_rest(&mut self, find: impl Fn(&[u8]) -> Option<Ino>) {
+        let paths: Vec<Vec<u8>> = self.by_path.keys().cloned().collect();
+        for path in paths {
+            if let Some(ino) = find(&path) {
+                self.settle(&path, ino, false);
+            }
         }
     }
 

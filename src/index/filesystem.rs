@@ -483,9 +483,4 @@ impl Grower {
     pub fn content(&self, path: &[u8], bytes: Vec<u8>) {
         self.live.filling.content(path, bytes);
     }
-
-    /// A wish could not be granted: the stream will have to bring it.
-    pub fn denied(&self, path: &[u8]) {
-        self.live.filling.denied(path);
-    }
 }

@@ -85,7 +85,11 @@ impl Filling {
     }
 
     pub fn finish(&self) -> Result<(), GrowError> {
-        self.tree.write().unwrap_or_else(PoisonError::into_inner).finish()?;
+        {
+            let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+            tree.finish()?;
+            self.early().settle_rest(|path| tree.find(path));
+        }
         self.confirm(u64::MAX);
         Ok(())
     }
@@ -128,10 +132,6 @@ impl Filling {
     pub fn content(&self, path: &[u8], bytes: Vec<u8>) {
         self.early().put_content(path, bytes);
         self.changed();
-    }
-
-    pub fn denied(&self, path: &[u8]) {
-        self.early().denied(path);
     }
 
     fn changed(&self) {

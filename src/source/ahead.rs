@@ -23,7 +23,6 @@ pub(super) fn serve(
     loop {
         let wish = wished.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(wish) = wish else { return };
-        let (Wish::Existence(path) | Wish::Header(path) | Wish::Content(path)) = &wish;
         let granted = match &wish {
             Wish::Existence(path) if leave_out.contains(&path.as_slice()) => {
                 grower.absent(path);
@@ -34,11 +33,8 @@ pub(super) fn serve(
         };
         match granted {
             Ok(true) => {}
-            Ok(false) => grower.denied(path),
-            Err(error) => {
-                tracing::debug!("not fetched ahead of the stream: {error}");
-                grower.denied(path);
-            }
+            Ok(false) => tracing::debug!("left to the stream: {wish:?}"),
+            Err(error) => tracing::debug!("left to the stream: {error}"),
         }
     }
 }

@@ -230,8 +230,8 @@ impl Work {
             match &result {
                 Ok(_) => told.progress.enter(Phase::Done),
                 Err(error) => {
-                    grower.lose();
                     told.fail(error);
+                    grower.lose();
                 }
             }
             result

@@ -283,6 +283,8 @@ fn find_name(source: &OsStr, name: &str, start: Start, context: &Context<'_>) ->
                     container.notes.push(format!("there is no image {name}, but a container"));
                     Ok(container)
                 }
+                // A name that no image can have is wrong, whatever became of the question for a container.
+                Err(_) if matches!(error, SourceError::BadName(_)) => Err(error),
                 Err(SourceError::Docker(DockerError::ContainerNotFound { .. })) => Err(error),
                 Err(other) => Err(other),
             }
