@@ -94,10 +94,6 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn has_container(daemon: &Daemon, name: &str) -> bool {
-    !daemon.run(["ps", "--all", "--quiet", "--filter", &format!("name={name}")]).is_empty()
-}
-
 #[test]
 fn a_daemon_that_does_not_run() {
     let place = Place::new();
@@ -252,7 +248,7 @@ fn a_disk_that_is_full_before_the_export_is_whole() {
         for word in ["no space left in the cache", "free there", "imagefs cache prune", "--cache-dir"] {
             assert!(outcome.stderr.contains(word), "{outcome:#?}");
         }
-        assert!(!has_container(&daemon, &proxy.containers()[0]));
+        assert!(!daemon.has_container(&proxy.containers()[0]));
         assert_eq!(files_below(&cache), [cache.join("CACHEDIR.TAG")]);
         succeed(place.0.command("umount").arg(&disk));
         place.assert_clean(&place.0.path("cache"));
@@ -300,14 +296,14 @@ fn a_server_that_is_killed_while_it_exports() {
         place.0.run(&mut command).success();
         assert_eq!(place.only_mount()["state"], "filling");
         let [container] = &proxy.containers()[..] else { panic!("{:#?}", proxy.lines()) };
-        assert!(has_container(&daemon, container));
+        assert!(daemon.has_container(container));
 
         let pid = place.only_mount()["pid"].as_i64().unwrap();
         kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
         assert!(wait_until(|| place.only_mount()["state"] == "stale"));
         let args = ["mount", "--wait", "--host", daemon.host(), SMALL, "mnt"];
         place.0.run(&mut place.0.imagefs(args)).success();
-        assert!(!has_container(&daemon, container), "the killed server's container is left");
+        assert!(!daemon.has_container(container), "the killed server's container is left");
         assert!(fs::read(place.0.path("mnt/rootfs/bin/busybox")).unwrap().starts_with(b"\x7fELF"));
 
         place.0.run(&mut place.0.imagefs(["umount", "mnt"])).success();

@@ -174,7 +174,7 @@ fn a_second_mount_makes_neither_container_nor_export(daemon: Daemon) {
     };
     let cold = read(SMALL, "cold");
     assert_eq!((proxy.containers().len(), proxy.requests_for("/export")), (1, 1), "{:#?}", proxy.lines());
-    assert!(!has_container(&daemon, &proxy.containers()[0]));
+    assert!(!daemon.has_container(&proxy.containers()[0]));
 
     let before = proxy.lines();
     assert_eq!(read(SMALL, "warm"), cold);
@@ -185,11 +185,6 @@ fn a_second_mount_makes_neither_container_nor_export(daemon: Daemon) {
     assert_eq!(read(&daemon.image_id(SMALL), "by-id"), cold);
     assert_eq!(proxy.requests(), before, "{:#?}", proxy.lines());
     sandbox.assert_nothing_left();
-}
-
-/// Whether the daemon has a container of that name.
-fn has_container(daemon: &Daemon, name: &str) -> bool {
-    !daemon.run(["ps", "--all", "--quiet", "--filter", &format!("name={name}")]).is_empty()
 }
 
 fn ten_mounts_at_once_make_one_export(daemon: Daemon) {
@@ -211,7 +206,7 @@ fn ten_mounts_at_once_make_one_export(daemon: Daemon) {
     });
     assert_eq!((proxy.containers().len(), proxy.requests_for("/export")), (1, 1), "{:#?}", proxy.lines());
     sandbox.run(&mut sandbox.imagefs(["umount", "--all"])).success();
-    assert!(!has_container(&daemon, &proxy.containers()[0]));
+    assert!(!daemon.has_container(&proxy.containers()[0]));
     sandbox.assert_nothing_left();
 }
 

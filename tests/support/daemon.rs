@@ -68,10 +68,10 @@ impl Daemon {
         Container { id: self.run(["create", "--pull", "never", image, "/none"]), daemon: self.clone() }
     }
 
-    /// The ids of all containers, whatever their state.
+    /// Whether there is a container of that name, whatever its state.
     #[track_caller]
-    pub fn containers(&self) -> Vec<String> {
-        self.run(["ps", "--all", "--quiet", "--no-trunc"]).lines().map(str::to_owned).collect()
+    pub fn has_container(&self, name: &str) -> bool {
+        !self.run(["ps", "--all", "--quiet", "--filter", &format!("name={name}")]).is_empty()
     }
 }
 

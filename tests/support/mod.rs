@@ -1,10 +1,9 @@
 //! What the integration tests share.
 //!
 //! - [`Sandbox`]: a private environment for runs of `imagefs`; what a test leaves mounted or running ends with it.
-//! - [`Daemon`], [`Container`]: the Docker daemon and the Podman service that `scripts/test` started.
+//! - [`Daemon`]: the Docker daemon and the Podman service that `scripts/test` started.
 //! - [`Manifest`]: every attribute of a file tree, read from a directory or told by bsdtar about an archive,
 //!   and the comparison of two of them.
-#![expect(dead_code, unused_imports, reason = "the tiers that use all of it need the finished binary")]
 
 pub mod archives;
 mod daemon;
@@ -12,7 +11,7 @@ mod manifest;
 pub mod proxy;
 mod sandbox;
 
-pub use daemon::{Container, Daemon};
+pub use daemon::Daemon;
 pub use manifest::Manifest;
 pub use sandbox::{Outcome, Sandbox, wait_until};
 
