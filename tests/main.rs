@@ -19,3 +19,4 @@ mod oci;
 mod support;
 mod tars;
 mod tools;
+mod verbs;

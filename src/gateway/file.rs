@@ -1,6 +1,7 @@
 //! Reading one file from its beginning.
 
 use std::io::Read as _;
+use std::ops::Range;
 
 use super::GatewayError;
 use super::error::to_path;
@@ -53,24 +54,26 @@ impl<'a> FileReader<'a> {
         Ok(n)
     }
 
-    /// Passes over zeros that are stored nowhere; returns how many.
+    /// Passes over a hole, if there is one here, and tells which bytes from there on are stored: none at the end.
     ///
     /// # Errors
     /// The source is damaged.
-    pub fn skip_hole(&mut self) -> Result<u64, GatewayError> {
-        let Bytes::Mount(question, ino) = &self.bytes else { return Ok(0) };
-        if self.position >= self.size {
-            return Ok(0);
-        }
-        let data = match question.filesystem.seek(*ino, self.position, Whence::Data) {
-            Ok(data) => data.unwrap_or(self.size).min(self.size),
-            // What has been fetched alone can be read, though nobody knows of its holes.
-            Err(TreeError::NotYet) => self.position,
-            Err(error) => return Err(GatewayError::tree(&question.path, error)),
+    pub fn next_data(&mut self) -> Result<Range<u64>, GatewayError> {
+        let run = match &self.bytes {
+            Bytes::Stream(..) => self.position..self.size,
+            Bytes::Mount(question, ino) => {
+                let seek = |from, whence| match question.filesystem.seek(*ino, from, whence) {
+                    Ok(found) => Ok(Some(found.unwrap_or(self.size).min(self.size))),
+                    // What has been fetched alone can be read, though nobody knows of its holes.
+                    Err(TreeError::NotYet) => Ok(None),
+                    Err(error) => Err(GatewayError::tree(&question.path, error)),
+                };
+                let start = seek(self.position, Whence::Data)?.unwrap_or(self.position);
+                start..seek(start, Whence::Hole)?.unwrap_or(self.size)
+            }
         };
-        let hole = data.saturating_sub(self.position);
-        self.position += hole;
-        Ok(hole)
+        self.position = self.position.max(run.start);
+        Ok(run)
     }
 
     /// Goes on from byte `position`.

@@ -131,20 +131,29 @@ impl Disk {
     ) -> Result<(), CommandError> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = self.make(name, |place| openat(place.dir, place.name, flags, Mode::RUSR | Mode::WUSR))?;
+        let cannot_write = |e| self.cannot("write", name, e);
         let mut piece = vec![0; PIECE];
-        let mut position = 0;
+        let mut bytes = 0;
         loop {
-            position += content.skip_hole()?;
-            let n = content.read(&mut piece)?;
-            if n == 0 {
+            let run = content.next_data()?;
+            let mut position = run.start;
+            while position < run.end {
+                let room = usize::try_from(run.end - position).unwrap_or(PIECE).min(PIECE);
+                let n = content.read(&mut piece[..room])?;
+                if n == 0 {
+                    return Err(cannot_write(Errno::IO));
+                }
+                write_all(&made, &piece[..n], position).map_err(cannot_write)?;
+                position += n as u64;
+            }
+            bytes += position - run.start;
+            if position >= content.size() {
                 break;
             }
-            write_all(&made, &piece[..n], position).map_err(|e| self.cannot("write", name, e))?;
-            position += n as u64;
-            self.tally.bytes += n as u64;
         }
         // A hole at the end is nowhere written.
-        ftruncate(&made, position).map_err(|e| self.cannot("write", name, e))?;
+        ftruncate(&made, content.size()).map_err(cannot_write)?;
+        self.tally.bytes += bytes;
         self.attributes(name, made.as_fd(), file)
     }
 

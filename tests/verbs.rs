@@ -1,0 +1,515 @@
+//! The verbs that read a source without mounting it, over tars: what they say, and where copies go.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Stdio;
+
+use insta::assert_snapshot;
+
+use crate::support::archives::{extract, fixture};
+use crate::support::{Manifest, Outcome, Sandbox, succeed};
+
+/// A sandbox with a small tar in it.
+fn place() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let script = r#"
+        mkdir -p root/etc/conf.d root/usr/bin root/dev root/empty
+        printf 'ID=test\n' >root/etc/os-release
+        seq 100000 >root/etc/numbers; printf x >root/etc/conf.d/a.conf; printf xy >root/etc/.hidden
+        printf '#!/bin/sh\n' >root/usr/bin/tool; ln root/usr/bin/tool root/usr/bin/other
+        ln -s /etc/os-release root/etc/release; ln -s usr/bin root/bin; ln -s nowhere root/dangling
+        ln -s loop root/loop; mkfifo root/dev/pipe; mknod root/dev/null c 1 3
+        printf '' >root/$'new\nline\e[31m'
+        setfattr -n user.note -v hi root/etc/os-release
+        chmod 4755 root/usr/bin/tool; chmod 1777 root/empty; chmod 640 root/etc/numbers; chown 12:34 root/etc/numbers
+        find root -exec touch --no-dereference --date @1600000000.5 {} +
+        tar --create --format=pax --xattrs --xattrs-include='*' --file root.tar --directory root \
+            --sort=name --numeric-owner .
+    "#;
+    succeed(sandbox.command("bash").args(["-euc", script]));
+    sandbox
+}
+
+fn run(sandbox: &Sandbox, arguments: &[&str]) -> Outcome {
+    sandbox.run(sandbox.imagefs(arguments).env("COLUMNS", "80"))
+}
+
+/// Status and all that was printed.
+fn told(sandbox: &Sandbox, arguments: &[&str]) -> String {
+    let Outcome { code, stdout, stderr } = run(sandbox, arguments);
+    let mut text = format!("status: {}\n", code.unwrap());
+    for (name, printed) in [("stdout", stdout), ("stderr", stderr)] {
+        if !printed.is_empty() {
+            text += &format!("{name}:\n{printed}");
+        }
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n").replace(sandbox.path("").to_str().unwrap(), "/sandbox/")
+}
+
+#[test]
+fn ls_lists_as_its_namesake() {
+    let sandbox = place();
+    assert_snapshot!(told(&sandbox, &["ls", "./root.tar", "/etc"]), @r#"
+    status: 0
+    stdout:
+    conf.d
+    numbers
+    os-release
+    release
+    "#);
+    assert_snapshot!(told(&sandbox, &["ls", "-la", "./root.tar", "etc/../etc"]), @r#"
+    status: 0
+    stdout:
+    -rw-r--r-- 1  0  0      2 2020-09-13 12:26 .hidden
+    drwxr-xr-x 2  0  0      0 2020-09-13 12:26 conf.d
+    -rw-r----- 1 12 34 588895 2020-09-13 12:26 numbers
+    -rw-r--r-- 1  0  0      8 2020-09-13 12:26 os-release
+    lrwxrwxrwx 1  0  0     15 2020-09-13 12:26 release -> /etc/os-release
+    "#);
+    assert_snapshot!(told(&sandbox, &["ls", "-R", "./root.tar", "/usr"]), @r#"
+    status: 0
+    stdout:
+    /usr:
+    bin
+
+    /usr/bin:
+    other
+    tool
+    "#);
+    assert_snapshot!(told(&sandbox, &["ls", "./root.tar", "/bin"]), @r#"
+    status: 0
+    stdout:
+    other
+    tool
+    "#);
+    assert_snapshot!(told(&sandbox, &["ls", "-l", "./root.tar", "/bin"]), @r#"
+    status: 0
+    stdout:
+    lrwxrwxrwx 1 0 0 7 2020-09-13 12:26 /bin -> usr/bin
+    "#);
+    assert_snapshot!(told(&sandbox, &["ls", "-l", "./root.tar", "/dev"]), @r#"
+    status: 0
+    stdout:
+    crw-r--r-- 1 0 0 1, 3 2020-09-13 12:26 null
+    prw-r--r-- 1 0 0    0 2020-09-13 12:26 pipe
+    "#);
+    assert_snapshot!(told(&sandbox, &["ls", "./root.tar", "/none"]), @r#"
+    status: 3
+    stderr:
+    error: no such file or directory: "/none"
+    "#);
+    assert_snapshot!(told(&sandbox, &["ls", "--json", "./root.tar", "/usr/bin"]), @r#"
+    status: 0
+    stdout:
+    [
+      {
+        "path": "/usr/bin/other",
+        "type": "file",
+        "mode": "4755",
+        "uid": 0,
+        "gid": 0,
+        "size": 10,
+        "mtime": "2020-09-13T12:26:40.5Z",
+        "mtime_sec": 1600000000,
+        "mtime_nsec": 500000000,
+        "inode": 19,
+        "links": 2
+      },
+      {
+        "path": "/usr/bin/tool",
+        "type": "file",
+        "mode": "4755",
+        "uid": 0,
+        "gid": 0,
+        "size": 10,
+        "mtime": "2020-09-13T12:26:40.5Z",
+        "mtime_sec": 1600000000,
+        "mtime_nsec": 500000000,
+        "inode": 19,
+        "links": 2
+      }
+    ]
+    "#);
+}
+
+#[test]
+fn cat_prints_bytes_and_follows_links_inside() {
+    let sandbox = place();
+    assert_snapshot!(told(&sandbox, &["cat", "./root.tar", "etc/release", "/bin/tool"]), @r#"
+    status: 0
+    stdout:
+    ID=test
+    #!/bin/sh
+    "#);
+    assert_snapshot!(told(&sandbox, &["cat", "./root.tar", "/etc"]), @r#"
+    status: 8
+    stderr:
+    error: not a regular file: "/etc"
+    "#);
+    assert_snapshot!(told(&sandbox, &["cat", "./root.tar", "/loop"]), @r#"
+    status: 8
+    stderr:
+    error: too many levels of symbolic links: "/loop"
+    "#);
+    assert_snapshot!(told(&sandbox, &["cat", "--json", "./root.tar", "/etc/release"]), @r#"
+    status: 0
+    stdout:
+    [
+      {
+        "path": "/etc/release",
+        "content": "ID=test\n"
+      }
+    ]
+    "#);
+    assert_snapshot!(told(&sandbox, &["cat", "--mount", "7", "./root.tar", "/etc"]), @r#"
+    status: 3
+    stderr:
+    error: mount index 7 is out of bounds (1 available)
+    hint: the only mount is 0, the root filesystem
+    "#);
+    assert_snapshot!(told(&sandbox, &["cat", "--mount", "-1", "./root.tar", "/etc"]), @r#"
+    status: 3
+    stderr:
+    error: mount index -1 is out of bounds (1 available)
+    hint: the only mount is 0, the root filesystem
+    "#);
+    assert_snapshot!(told(&sandbox, &["cat", "--mount", "data", "./root.tar", "/etc"]), @r#"
+    status: 3
+    stderr:
+    error: there is no mount "data"
+    hint: there is "rootfs"
+    "#);
+    let numbers = run(&sandbox, &["cat", "--mount", "rootfs", "./root.tar", "/etc/numbers"]).success().stdout;
+    assert_eq!(numbers, fs::read_to_string(sandbox.path("root/etc/numbers")).unwrap());
+}
+
+#[test]
+fn stat_tells_all_there_is() {
+    let sandbox = place();
+    assert_snapshot!(told(&sandbox, &["stat", "./root.tar", "/etc/os-release"]), @r#"
+    status: 0
+    stdout:
+        Path: /etc/os-release
+        Type: file
+        Size: 8
+        Mode: 0644 (-rw-r--r--)
+       Owner: 0:0
+    Modified: 2020-09-13T12:26:40.5Z
+       Inode: 13
+       Links: 1
+       Xattr: user.note="hi"
+    "#);
+    assert_snapshot!(told(&sandbox, &["stat", "./root.tar", "/etc/release"]), @r#"
+    status: 0
+    stdout:
+        Path: /etc/release
+        Type: symlink
+      Target: /etc/os-release
+        Size: 15
+        Mode: 0777 (lrwxrwxrwx)
+       Owner: 0:0
+    Modified: 2020-09-13T12:26:40.5Z
+       Inode: 14
+       Links: 1
+    "#);
+    assert_snapshot!(told(&sandbox, &["stat", "-L", "--json", "./root.tar", "/etc/release"]), @r#"
+    status: 0
+    stdout:
+    {
+      "path": "/etc/release",
+      "type": "file",
+      "mode": "0644",
+      "uid": 0,
+      "gid": 0,
+      "size": 8,
+      "mtime": "2020-09-13T12:26:40.5Z",
+      "mtime_sec": 1600000000,
+      "mtime_nsec": 500000000,
+      "inode": 13,
+      "links": 1,
+      "xattrs": [
+        {
+          "name": "user.note",
+          "value": "hi"
+        }
+      ]
+    }
+    "#);
+    assert_snapshot!(told(&sandbox, &["stat", "./root.tar", "/dev/null"]), @r#"
+    status: 0
+    stdout:
+        Path: /dev/null
+        Type: character device
+      Device: 1, 3
+        Mode: 0644 (crw-r--r--)
+       Owner: 0:0
+    Modified: 2020-09-13T12:26:40.5Z
+       Inode: 5
+       Links: 1
+    "#);
+    assert_snapshot!(told(&sandbox, &["stat", "./root.tar", "/etc/os-release/x"]), @r#"
+    status: 8
+    stderr:
+    error: not a directory: "/etc/os-release/x"
+    "#);
+}
+
+#[test]
+fn tree_draws_what_is_there() {
+    let sandbox = place();
+    assert_snapshot!(told(&sandbox, &["tree", "./root.tar", "/etc"]), @r#"
+    status: 0
+    stdout:
+    /etc
+    ├── conf.d
+    │   └── a.conf
+    ├── numbers
+    ├── os-release
+    └── release -> /etc/os-release
+
+    1 directory, 4 files
+    "#);
+    assert_snapshot!(told(&sandbox, &["tree", "-aL", "1", "./root.tar", "/etc"]), @r#"
+    status: 0
+    stdout:
+    /etc
+    ├── .hidden
+    ├── conf.d
+    ├── numbers
+    ├── os-release
+    └── release -> /etc/os-release
+
+    1 directory, 4 files
+    "#);
+    let json = run(&sandbox, &["tree", "--json", "./root.tar", "/etc/conf.d"]).success().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((json["path"].as_str(), json["type"].as_str()), (Some("/etc/conf.d"), Some("directory")));
+    assert_eq!(json["contents"][0]["path"], "/etc/conf.d/a.conf");
+}
+
+#[test]
+fn find_finds_by_name_type_and_size() {
+    let sandbox = place();
+    assert_snapshot!(told(&sandbox, &["find", "./root.tar", "-name", "*o*", "-type", "f"]), @r#"
+    status: 0
+    stdout:
+    /etc/conf.d/a.conf
+    /etc/os-release
+    /usr/bin/other
+    /usr/bin/tool
+    "#);
+    assert_snapshot!(told(&sandbox, &["find", "./root.tar", "/etc", "-size", "+100k"]), @r#"
+    status: 0
+    stdout:
+    /etc/numbers
+    "#);
+    assert_snapshot!(told(&sandbox, &["find", "./root.tar", "--type", "p,c,l"]), @r#"
+    status: 0
+    stdout:
+    /bin
+    /dangling
+    /dev/null
+    /dev/pipe
+    /etc/release
+    /loop
+    "#);
+    assert_snapshot!(told(&sandbox, &["find", "./root.tar", "-name", "none"]), @r#"status: 0"#);
+    assert_snapshot!(told(&sandbox, &["find", "./root.tar", "-type", "x"]), @r#"
+    status: 2
+    stderr:
+    error: invalid value 'x' for '--type <T>': write f, d, l, b, c, p or s
+
+    For more information, try '--help'.
+    "#);
+    let zeros = run(&sandbox, &["find", "./root.tar", "/", "-0", "-name", "new*"]).success().stdout;
+    assert_eq!(zeros, "/new\nline\u{1b}[31m\0");
+}
+
+#[test]
+fn inspect_shows_the_mount_table() {
+    let sandbox = place();
+    let json = run(&sandbox, &["inspect", "--json", "./root.tar"]).success().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["kind"], "tar");
+    assert_eq!(json["command"], serde_json::json!(["/bin/sh"]));
+    assert_eq!(json["mounts"][0]["name"], "rootfs");
+    assert_eq!(json["mounts"][0]["type"], "rootfs");
+    let text = run(&sandbox, &["inspect", "./root.tar"]).success().stdout;
+    assert!(text.contains("MOUNT  NAME    DESTINATION"), "{text}");
+}
+
+#[test]
+fn who_has_seen_enough_of_a_listing_is_no_error() {
+    let sandbox = place();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = sandbox.imagefs(["cat", "./root.tar", "/etc/numbers"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
+
+#[test]
+fn a_copy_is_what_gnu_tar_extracts() {
+    let tar = fixture("torture.tar");
+    let sandbox = Sandbox::new();
+    extract(&tar, &sandbox.directory("expected"));
+    let expected = Manifest::read(&sandbox.path("expected")).with_holes(&sandbox.path("expected"));
+    let source = tar.to_str().unwrap();
+    run(&sandbox, &["cp", source, "/", "copied"]).success();
+    let copied = Manifest::read(&sandbox.path("copied")).with_holes(&sandbox.path("copied"));
+    expected.assert_same(&copied);
+
+    // And by way of a tar.
+    let archive = fs::File::create(sandbox.path("copy.tar")).unwrap();
+    let mut command = sandbox.imagefs(["cp", source, "/", "-"]);
+    assert!(command.stdout(archive).status().unwrap().success());
+    extract(&sandbox.path("copy.tar"), &sandbox.directory("from-tar"));
+    expected.ignoring("data").assert_same(&Manifest::read(&sandbox.path("from-tar")));
+}
+
+#[test]
+fn a_copy_goes_into_a_directory_or_becomes_what_is_named() {
+    let sandbox = place();
+    sandbox.directory("out");
+    run(&sandbox, &["cp", "./root.tar", "/etc/numbers", "out"]).success();
+    run(&sandbox, &["cp", "./root.tar", "/etc/numbers", "out/other"]).success();
+    run(&sandbox, &["cp", "./root.tar", "/etc", "out"]).success();
+    run(&sandbox, &["cp", "./root.tar", "/bin", "out/link"]).success();
+    run(&sandbox, &["cp", "-L", "./root.tar", "/bin", "out/real"]).success();
+    let stat = |name: &str| fs::symlink_metadata(sandbox.path("out").join(name)).unwrap();
+    assert_eq!(
+        (stat("numbers").len(), stat("numbers").uid(), stat("numbers").mode() & 0o777),
+        (588_895, 12, 0o640)
+    );
+    assert_eq!(stat("other").len(), 588_895);
+    assert_eq!(stat("etc/conf.d/a.conf").len(), 1);
+    assert!(stat("link").is_symlink() && stat("real").is_dir());
+    assert_eq!(stat("real/tool").ino(), stat("real/other").ino());
+
+    let again = run(&sandbox, &["cp", "./root.tar", "/etc/numbers", "out"]);
+    assert_eq!(again.code, Some(8), "{again:?}");
+    assert!(again.stderr.contains("exists already"), "{again:?}");
+    fs::write(sandbox.path("out/numbers"), "mine").unwrap();
+    run(&sandbox, &["cp", "--force", "./root.tar", "/etc/numbers", "out"]).success();
+    assert_eq!(stat("numbers").len(), 588_895);
+    let nowhere = run(&sandbox, &["cp", "./root.tar", "/etc/numbers", "absent/x"]);
+    assert_eq!(nowhere.code, Some(8), "{nowhere:?}");
+}
+
+#[test]
+fn whoever_is_not_root_copies_what_they_may() {
+    let sandbox = place();
+    let out = sandbox.directory("out");
+    for path in [sandbox.path(""), out.clone(), sandbox.path("cache"), sandbox.path("home")] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for path in [&out, &sandbox.path("cache")] {
+        rustix::fs::chown(path, Some(rustix::fs::Uid::from_raw(65534)), None).unwrap();
+    }
+    fs::set_permissions(sandbox.path("root.tar"), fs::Permissions::from_mode(0o644)).unwrap();
+    let mut command = sandbox.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_imagefs")]);
+    command.args(["cp", "--json", "./root.tar", "/", "out/copy"]);
+    let outcome = sandbox.run(&mut command).success();
+    let tally: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!((&tally["devices_lost"], &tally["special_bits_lost"]), (&1.into(), &1.into()), "{tally}");
+    let tool = fs::metadata(out.join("copy/usr/bin/tool")).unwrap();
+    assert_eq!((tool.uid(), tool.mode() & 0o7777), (65534, 0o755));
+    assert!(outcome.stderr.contains("could not keep the owner of"), "{}", outcome.stderr);
+}
+
+/// Entries of a tar, each with the header's own bytes: nothing is made safe on the way.
+fn hostile(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for (name, entry_type, link, content) in entries {
+        let mut header = tar::Header::new_ustar();
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
+        header.set_entry_type(*entry_type);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        tar.write_all(header.as_bytes()).unwrap();
+        tar.write_all(content).unwrap();
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    tar.resize(tar.len() + 1024, 0);
+    tar
+}
+
+#[test]
+fn no_copy_breaks_out() {
+    use tar::EntryType::{Directory, Link, Regular, Symlink};
+    let archives: [&[(&str, tar::EntryType, &str, &[u8])]; 9] = [
+        &[("/sandbox-canary", Regular, "", b"broken"), ("../canary", Regular, "", b"broken")],
+        &[("a/../../canary", Regular, "", b"broken"), ("../../../../canary", Regular, "", b"broken")],
+        &[("link", Symlink, "..", b""), ("link/canary", Regular, "", b"broken")],
+        &[("link", Symlink, "../canary", b""), ("link", Regular, "", b"broken")],
+        &[("out", Symlink, "/CANARYDIR", b""), ("out/canary", Regular, "", b"broken")],
+        &[("hard", Link, "../canary", b""), ("hard", Regular, "", b"broken")],
+        &[("hard", Link, "/etc/passwd", b"")],
+        &[("dir", Directory, "", b""), ("dir", Symlink, "..", b""), ("dir/canary", Regular, "", b"broken")],
+        &[("one", Symlink, "../canary", b""), ("two", Link, "one", b""), ("three", Link, "two", b"")],
+    ];
+    for (number, entries) in archives.iter().enumerate() {
+        let sandbox = Sandbox::new();
+        let out = sandbox.directory("out");
+        fs::write(sandbox.path("canary"), "alive").unwrap();
+        let mut tar = hostile(entries);
+        let canary_dir = sandbox.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+        if number == 4 {
+            let absolute =
+                hostile(&[("out", Symlink, &canary_dir, b""), ("out/canary", Regular, "", b"broken")]);
+            tar = absolute;
+        }
+        fs::write(sandbox.path("bad.tar"), tar).unwrap();
+        // Into a directory that exists, and into a new one, twice over.
+        for dest in ["out", "out/new", "out/new"] {
+            run(&sandbox, &["cp", "--force", "./bad.tar", "/", dest]);
+        }
+        assert_eq!(fs::read(sandbox.path("canary")).unwrap(), b"alive", "archive {number}");
+        assert_eq!(fs::metadata(sandbox.path("canary")).unwrap().nlink(), 1, "archive {number}");
+        let mut left: Vec<_> =
+            fs::read_dir(sandbox.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["bad.tar", "cache", "canary", "home", "out", "run", "tmp"], "archive {number}");
+        assert!(out.is_dir());
+        assert!(!Path::new("/sandbox-canary").exists());
+    }
+}
+
+#[test]
+fn a_copy_follows_no_link_that_is_there_already() {
+    let sandbox = place();
+    let (out, outside) = (sandbox.directory("out"), sandbox.directory("outside"));
+    fs::write(outside.join("numbers"), "alive").unwrap();
+    // Where the copy would put a directory, a file, and a file's directory.
+    symlink(&outside, out.join("etc")).unwrap();
+    let refused = run(&sandbox, &["cp", "--force", "./root.tar", "/etc", "out"]);
+    assert_eq!(refused.code, Some(8), "{refused:?}");
+    symlink(outside.join("numbers"), out.join("numbers")).unwrap();
+    run(&sandbox, &["cp", "--force", "./root.tar", "/etc/numbers", "out"]).success();
+    assert!(!out.join("numbers").is_symlink());
+    assert_eq!(fs::read(outside.join("numbers")).unwrap(), b"alive");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+}
+
+#[test]
+fn names_reach_a_terminal_escaped() {
+    let sandbox = place();
+    // script(1) gives the command a terminal.
+    let line = format!("{} find ./root.tar -name 'new*'", env!("CARGO_BIN_EXE_imagefs"));
+    let output = sandbox
+        .command("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let shown = output.stdout.trim_ascii_end();
+    assert_eq!(String::from_utf8_lossy(shown), r"/new\nline\u{1b}[31m");
+}
