@@ -442,10 +442,13 @@ fn hostile(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
     tar
 }
 
+/// Name, type, link target, content.
+type Member = (&'static str, tar::EntryType, &'static str, &'static [u8]);
+
 #[test]
 fn no_copy_breaks_out() {
     use tar::EntryType::{Directory, Link, Regular, Symlink};
-    let archives: [&[(&str, tar::EntryType, &str, &[u8])]; 9] = [
+    let archives: [&[Member]; 9] = [
         &[("/sandbox-canary", Regular, "", b"broken"), ("../canary", Regular, "", b"broken")],
         &[("a/../../canary", Regular, "", b"broken"), ("../../../../canary", Regular, "", b"broken")],
         &[("link", Symlink, "..", b""), ("link/canary", Regular, "", b"broken")],
