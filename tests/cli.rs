@@ -141,8 +141,8 @@ fn help_tells_a_newcomer_what_there_is() {
               filesystem, or an image as docker save, podman save, skopeo and others
               write it. Everything else is an image of the daemon's, or else a
               container. To say which, write docker-daemon:NAME, container:NAME,
-              tar:PATH, docker-archive:PATH[:NAME], oci-archive:PATH[:NAME] or
-              oci:DIR[:NAME]. NAME, or @NUMBER, chooses one image of several.
+              tar:PATH, docker-archive:PATH, oci-archive:PATH or oci:DIR. Of several
+              images, :NAME or :@NUMBER behind the path chooses one.
 
       <MOUNTPOINT>
               An empty directory

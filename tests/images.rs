@@ -259,3 +259,14 @@ fn memory_does_not_grow_with_the_image() {
     let own = kib("VmHWM:") - kib("RssFile:");
     assert!(own < 64 << 10, "{own} KiB beyond the mapped files:\n{status}");
 }
+
+#[test]
+fn what_one_daemon_exported_is_not_served_for_another() {
+    let sandbox = Sandbox::new();
+    for daemon in Daemon::both() {
+        let rootfs = mount(&sandbox, daemon.host(), SMALL, daemon.name);
+        let added = rootfs.join("dev/console").exists();
+        assert_eq!(added, daemon.name == "docker", "{} adds a console", daemon.name);
+    }
+    assert_eq!(Daemon::docker().image_id(SMALL), Daemon::podman().image_id(SMALL), "it is one image");
+}

@@ -40,8 +40,10 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Obtained {
-    /// The daemon merged and exported a container.
-    Export,
+    /// Docker merged and exported a container.
+    DockerExport,
+    /// Podman did, which keeps other attributes and adds other files.
+    PodmanExport,
     /// Layers as they are stored, by the daemon's save or from an archive of images.
     Layers,
     /// The daemon archived a path of a container.
@@ -53,7 +55,8 @@ pub enum Obtained {
 impl Obtained {
     const fn name(self) -> &'static str {
         match self {
-            Obtained::Export => "export",
+            Obtained::DockerExport => "docker-export",
+            Obtained::PodmanExport => "podman-export",
             Obtained::Layers => "layers",
             Obtained::Archive => "archive",
             Obtained::File => "file",
@@ -179,7 +182,7 @@ mod tests {
             identity: "sha256:aa".into(),
             platform: Some("linux/arm/v7".parse().unwrap()),
             layers: vec![Digest::from_bytes([1; 32]), Digest::from_bytes([2; 32])],
-            obtained: Obtained::Export,
+            obtained: Obtained::DockerExport,
         }
     }
 

@@ -31,7 +31,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Uses [`source`](crate::source) and [`index`](crate::index); knows nothing of FUSE or of the command line.
+//! Uses [`source`] and [`index`](crate::index); knows nothing of FUSE or of the command line.
 
 mod error;
 mod file;

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::fill::{self, Bytes, Job, Opened, Place, Plan};
-use super::image::Current;
+use super::image::{Current, exported_by};
 use super::{ContainerDetails, Context, Details, Keep, Mount, ROOTFS, Source, SourceError};
 use crate::cache::{Content, Entry, Filler, Kind, Obtained};
 use crate::docker::{
@@ -63,7 +63,7 @@ pub(super) fn open(
         temporary: true,
     };
     let container = Arc::new(container);
-    let root = plan(0, Place::Root(&[]), Obtained::Export);
+    let root = plan(0, Place::Root(&[]), exported_by(&daemon));
     let work = {
         let (daemon, container) = (daemon.clone(), Arc::clone(&container));
         move |job: Job, bytes| export(job, bytes, &daemon, &container)

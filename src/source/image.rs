@@ -11,7 +11,7 @@ use super::alone::Alone;
 use super::fill::{self, Bytes, Job, Opened, Place, Plan};
 use super::{Context, Details, SourceError, Start};
 use crate::cache::{Content, Entry, Kind, Obtained};
-use crate::docker::{ByteStream, Daemon, DockerError, HangUp, Image, ImageName, Throwaway};
+use crate::docker::{ByteStream, Daemon, DockerError, Engine, HangUp, Image, ImageName, Throwaway};
 use crate::image::Digest;
 use crate::index::scan::EndMark;
 use crate::index::{Order, Wish};
@@ -56,7 +56,7 @@ pub(super) fn open(
             identity: image.id.to_string(),
             platform: Some(image.platform.clone()),
             layers: image.layers.clone(),
-            obtained: Obtained::Export,
+            obtained: exported_by(&daemon),
         },
         source: source.to_owned(),
         details: details(&image),
@@ -127,17 +127,30 @@ fn fetch(
     }
 }
 
+/// How a daemon's export is told from another's of the same image.
+pub(super) fn exported_by(daemon: &Daemon) -> Obtained {
+    match daemon.engine() {
+        Engine::Docker => Obtained::DockerExport,
+        Engine::Podman => Obtained::PodmanExport,
+    }
+}
+
 /// The entry of an image, got in the way that is wanted now, if it is in the cache.
 pub(super) fn by_id(id: &Digest, context: &Context<'_>) -> Result<Option<Entry>, SourceError> {
     let id = id.to_string();
-    let wanted = if context.exact { Obtained::Layers } else { Obtained::Export };
+    // Nobody is asked which daemon it would be: that of either will do.
+    let wanted = |obtained| match obtained {
+        Obtained::Layers => context.exact,
+        Obtained::DockerExport | Obtained::PodmanExport => !context.exact,
+        Obtained::Archive | Obtained::File => false,
+    };
     Ok(context.cache.find(|meta| {
         let Content { kind, identity, platform, obtained, .. } = &meta.content;
         let fits = match (platform, context.platform) {
             (Some(has), Some(wanted)) => has.satisfies(wanted),
             _ => true,
         };
-        *kind == Kind::Image && *identity == id && *obtained == wanted && fits
+        *kind == Kind::Image && *identity == id && wanted(*obtained) && fits
     })?)
 }
 

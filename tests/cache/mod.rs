@@ -69,7 +69,7 @@ fn content(name: &str) -> Content {
         identity: name.to_owned(),
         platform: None,
         layers: Vec::new(),
-        obtained: Obtained::Export,
+        obtained: Obtained::DockerExport,
     }
 }
 
