@@ -3,6 +3,7 @@
 mod background;
 mod cache;
 mod cli;
+mod containers;
 mod corpus;
 mod docker;
 mod faults;

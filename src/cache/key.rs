@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(FORMAT_VERSION, 1);
         assert_eq!(
             image().key().to_string(),
-            "ec72ec50ad3d5c6aab4c88ff3d3f34f5040e651d816dbe1e18f55766f5ab9af2"
+            "9cab0aab10fac2ac36e59f7041f39736161511ac71b3bf066ca0b0f020c63ec6"
         );
     }
 

@@ -234,9 +234,12 @@ impl View {
             Place::Mount(mount, ino) => {
                 let filesystem = self.filesystem(mount, node)?;
                 // Asked first: what was read while it was being filled is not final because it is full now.
-                let ready = filesystem.state() == FillState::Ready;
+                let certainty = match filesystem.state() {
+                    FillState::Ready => Certainty::Final,
+                    FillState::Filling | FillState::Broken => Certainty::Growing,
+                    FillState::Dormant => Certainty::Ahead,
+                };
                 let stat = filesystem.tree().stat(ino)?;
-                let certainty = if ready { Certainty::Final } else { Certainty::Growing };
                 self.of_stat(mount, &stat, certainty)
             }
         }

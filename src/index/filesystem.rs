@@ -47,6 +47,8 @@ struct Live {
 type Start = Box<dyn FnOnce(Grower) + Send>;
 
 struct Finished {
+    /// Whether the tree was made from the growing one, in front of everybody.
+    grown: bool,
     tree: Arc<dyn Tree>,
     data: Vec<DataFile>,
     aliases: Aliases,
@@ -118,7 +120,9 @@ pub enum Certainty {
 impl Filesystem {
     /// A finished one. `data` holds the data file of each layer, in the order of [`LayerNo`](super::LayerNo).
     pub fn new(tree: Arc<dyn Tree>, data: Vec<DataFile>) -> Filesystem {
-        Filesystem { content: Content::Finished(Finished { tree, data, aliases: Aliases::default() }) }
+        Filesystem {
+            content: Content::Finished(Finished { grown: false, tree, data, aliases: Aliases::default() }),
+        }
     }
 
     /// One that is about to be filled by the [`Grower`]. `data` is the file that the bytes are being written to.
@@ -187,6 +191,9 @@ impl Filesystem {
         match self.side_for(ino) {
             Side::Finished(finished) => {
                 Ok(Glimpse { stat: finished.stat(ino)?, certainty: Certainty::Final })
+            }
+            Side::Filling(filling) if self.is_dormant() => {
+                Ok(Glimpse { certainty: Certainty::Ahead, ..filling.glance(ino)? })
             }
             Side::Filling(filling) => filling.glance(ino),
         }
@@ -278,6 +285,7 @@ impl Live {
         if self.dormant.load(Ordering::Acquire) && self.dormant.swap(false, Ordering::AcqRel) {
             let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(start) = start {
+                self.filling.await_root();
                 start(Grower { live: Arc::clone(self) });
             }
         }
@@ -287,6 +295,20 @@ impl Live {
 impl Finished {
     fn stat(&self, ino: Ino) -> Result<Stat, TreeError> {
         Ok(Stat { ino, ..self.tree.stat(self.aliases.inward(ino)?)? })
+    }
+
+    fn read_dir(
+        &self,
+        dir: Ino,
+        from: DirCookie,
+        emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<Listing, TreeError> {
+        if self.aliases.is_empty() {
+            return self.tree.read_dir(dir, from, emit);
+        }
+        self.tree.read_dir(self.aliases.inward(dir)?, from, &mut |entry| {
+            emit(DirEntry { ino: self.aliases.outward(entry.ino), ..entry })
+        })
     }
 
     fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
@@ -362,10 +384,7 @@ impl Tree for Filesystem {
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<Listing, TreeError> {
         match self.side() {
-            Side::Finished(f) if f.aliases.is_empty() => f.tree.read_dir(dir, from, emit),
-            Side::Finished(f) => f.tree.read_dir(f.aliases.inward(dir)?, from, &mut |entry| {
-                emit(DirEntry { ino: f.aliases.outward(entry.ino), ..entry })
-            }),
+            Side::Finished(finished) => finished.read_dir(dir, from, emit),
             Side::Filling(filling) => filling.read_dir(dir, from, emit),
         }
     }
@@ -410,8 +429,13 @@ impl Pinned {
         from: DirCookie,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<Listing, TreeError> {
-        self.0.0.wake();
-        self.0.read_dir(dir, from, emit)
+        let live = &self.0.0;
+        live.wake();
+        match live.finished.get() {
+            // The growing tree has shown nothing whose order would have to be kept.
+            Some(finished) if !finished.grown => finished.read_dir(dir, from, emit),
+            _ => self.0.read_dir(dir, from, emit),
+        }
     }
 }
 
@@ -455,7 +479,14 @@ impl Grower {
     /// Hands over to the finished tree, which was made from this one.
     pub fn complete(&self, tree: Arc<dyn Tree>, data: Vec<DataFile>) {
         let aliases = self.live.filling.aliases();
-        let _ = self.live.finished.set(Finished { tree, data, aliases });
+        let _ = self.live.finished.set(Finished { grown: true, tree, data, aliases });
+        self.live.filling.retire();
+    }
+
+    /// Hands over to a finished tree that was there already, when nothing has been put in yet.
+    pub fn replace(&self, tree: Arc<dyn Tree>, data: Vec<DataFile>) {
+        let aliases = Aliases::default();
+        let _ = self.live.finished.set(Finished { grown: false, tree, data, aliases });
         self.live.filling.retire();
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Filling {
     /// Milliseconds after the start.
     progress: AtomicU64,
     lost: AtomicBool,
+    /// Whether the root directory, which somebody has begun to look into, may still turn out otherwise at once.
+    awaits_root: AtomicBool,
     /// Questions and listings that were begun here.
     pins: AtomicUsize,
     retired: AtomicBool,
@@ -46,10 +48,16 @@ impl Filling {
             started: Instant::now(),
             progress: AtomicU64::new(0),
             lost: AtomicBool::new(false),
+            awaits_root: AtomicBool::new(false),
             pins: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             wishes: Mutex::new(wishes),
         }
+    }
+
+    /// What stands for the root directory until now is not shown any more: the stream begins with the true one.
+    pub fn await_root(&self) {
+        self.awaits_root.store(true, Ordering::Release);
     }
 
     // What comes in.
@@ -69,6 +77,7 @@ impl Filling {
                 self.early().settle(&path, ino, new_inode);
             }
         }
+        self.awaits_root.store(false, Ordering::Release);
         self.alive();
         Ok(())
     }
@@ -90,6 +99,7 @@ impl Filling {
             tree.finish()?;
             self.early().settle_rest(|path| tree.find(path));
         }
+        self.awaits_root.store(false, Ordering::Release);
         self.confirm(u64::MAX);
         Ok(())
     }
@@ -190,6 +200,9 @@ impl Filling {
     // What is asked.
 
     pub fn stat(&self, ino: Ino) -> Result<Stat, TreeError> {
+        if ino == Ino::ROOT && self.awaits_root.load(Ordering::Acquire) {
+            return Err(self.not_yet());
+        }
         let (tree, mut early) = (self.tree(), self.early());
         match early.resolve(ino)? {
             Resolved::Tree(known) => Ok(Stat { ino, ..tree.stat(known)? }),

@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::fill::{self, Bytes, Job, Opened, Place, Plan};
+use super::fill::{self, Bytes, Job, Opened, Plan};
 use super::image::{Current, exported_by};
+use super::place::Place;
 use super::{ContainerDetails, Context, Details, Keep, Mount, ROOTFS, Source, SourceError};
 use crate::cache::{Content, Entry, Filler, Kind, Obtained};
 use crate::docker::{
     ByteStream, Container, ContainerName, ContainerState, Daemon, DockerError, Engine, MountKind, MountPoint,
+    Throwaway,
 };
 use crate::index::Order;
 use crate::index::scan::EndMark;
@@ -115,7 +117,7 @@ fn origin(mount: &MountPoint) -> Option<String> {
 /// Takes the snapshot of a root filesystem.
 fn export(job: Job, bytes: Bytes, daemon: &Daemon, container: &Container) -> Result<Entry, SourceError> {
     job.ready();
-    read(job, bytes, |_| Ok(Some(daemon.export(&container.id)?)))
+    read(job, bytes, || Ok(Some(daemon.export(&container.id)?)))
 }
 
 /// Fetches a volume, a bind or a tmpfs. One that cannot be read is empty.
@@ -126,66 +128,93 @@ fn fetch(
     container: &Container,
     mount: &MountPoint,
 ) -> Result<Entry, SourceError> {
-    let destination = mount.destination.as_bytes();
-    let unavailable = |why: String| SourceError::Unavailable { mount: mount.destination.clone(), why };
-    if mount.kind == MountKind::Tmpfs {
-        // What is in memory belongs to the running container alone.
-        let shown = daemon.engine() == Engine::Podman && container.state == ContainerState::Running;
-        if !shown {
-            let why = match container.state {
-                ContainerState::Running => "the daemon does not show what is in memory",
-                _ => "what was in memory has gone with the processes of the container",
-            };
-            return job.give_empty(unavailable(why.to_owned()));
-        }
-        return match daemon.archive(&container.id, destination) {
-            Ok(Some(first)) => {
-                let mut first = Some(first);
-                read(job, bytes, |_| Ok(first.take()))
-            }
-            Ok(None) => job.give_empty(unavailable("the daemon has nothing there".to_owned())),
-            Err(error) => job.give_empty(unavailable(error.to_string())),
-        };
-    }
-    if let Err(error) = daemon.sweep_orphans() {
-        tracing::warn!("containers of killed runs may be left: {error}");
-    }
-    let throwaway = match daemon.throwaway_with_volumes_of(container) {
-        Ok(throwaway) => throwaway,
-        Err(error) => return job.give_empty(unavailable(error.to_string())),
-    };
-    let result = match throwaway.archive(destination) {
-        Ok(Some(first)) => {
+    match reach(daemon, container, mount) {
+        Ok((through, first)) => {
             let mut first = Some(first);
-            read(job, bytes, |_| match first.take() {
+            read(job, bytes, || match first.take() {
                 Some(first) => Ok(Some(first)),
-                None => Ok(throwaway.archive(destination)?),
+                None => through.archive(&mount.destination),
             })
         }
-        Ok(None) => job.give_empty(unavailable("the daemon has nothing there".to_owned())),
-        Err(error) => job.give_empty(unavailable(error.to_string())),
-    };
-    if let Err(error) = throwaway.remove() {
-        tracing::warn!("a container is left: {error}");
+        Err(why) => job.give_empty(SourceError::Unavailable { mount: mount.destination.clone(), why }),
     }
-    result
+}
+
+/// The container that a mount is read through.
+enum Through<'a> {
+    /// One that has taken the volumes of the other, and is removed with this.
+    Throwaway(Throwaway),
+    /// The one that has it.
+    Original(&'a Daemon, &'a Container),
+}
+
+impl Through<'_> {
+    fn archive(&self, destination: &str) -> Result<Option<ByteStream>, DockerError> {
+        match self {
+            Through::Throwaway(throwaway) => throwaway.archive(destination.as_bytes()),
+            Through::Original(daemon, container) => daemon.archive(&container.id, destination.as_bytes()),
+        }
+    }
+}
+
+/// Asks for a mount in the way that is safe; else says why it cannot be read.
+fn reach<'a>(
+    daemon: &'a Daemon,
+    container: &'a Container,
+    mount: &MountPoint,
+) -> Result<(Through<'a>, ByteStream), String> {
+    const NOTHING: &str = "the daemon has nothing there";
+    let running = container.state == ContainerState::Running;
+    let original = Through::Original(daemon, container);
+    let through = match (&mount.kind, daemon.engine()) {
+        // What is in memory belongs to the running container alone.
+        (MountKind::Tmpfs, Engine::Podman) if running => original,
+        (MountKind::Tmpfs, _) if running => {
+            return Err("the daemon does not show what is in memory".to_owned());
+        }
+        (MountKind::Tmpfs, _) => {
+            return Err("what was in memory has gone with the processes of the container".to_owned());
+        }
+        (kind, engine) => {
+            // For a throwaway container, dockerd would make the source of a bind anew where it is gone.
+            if *kind == MountKind::Bind && engine == Engine::Docker && !running {
+                let found = daemon.stat_path(&container.id, mount.destination.as_bytes());
+                found.map_err(|error| error.to_string())?.ok_or(NOTHING)?;
+            }
+            if let Err(error) = daemon.sweep_orphans() {
+                tracing::warn!("containers of killed runs may be left: {error}");
+            }
+            match daemon.throwaway_with_volumes_of(container) {
+                Ok(throwaway) => Through::Throwaway(throwaway),
+                // Podman makes none where the source of any bind is gone. What does not run cannot move its links
+                // while the daemon follows them.
+                Err(error) if !running => {
+                    tracing::debug!("read through the container itself: {error}");
+                    original
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    };
+    let first = through.archive(&mount.destination).map_err(|error| error.to_string())?;
+    Ok((through, first.ok_or(NOTHING)?))
 }
 
 /// Reads a stream into the cache, and ends it when the task is cancelled.
 fn read(
     job: Job,
     bytes: Bytes,
-    mut stream: impl FnMut(usize) -> Result<Option<ByteStream>, DockerError>,
+    mut stream: impl FnMut() -> Result<Option<ByteStream>, DockerError>,
 ) -> Result<Entry, SourceError> {
     let Bytes::Own(writer) = bytes else { return Err(SourceError::NoStream) };
     let progress: Arc<Progress> = Arc::clone(&job.progress);
     let current = Current::default();
     std::thread::scope(|scope| {
         scope.spawn(|| current.watch(&progress));
-        let result = job.run(writer, EndMark::Required, |attempt| {
-            let stream = stream(attempt)?;
-            stream.iter().for_each(|stream| current.set(stream));
-            Ok::<_, SourceError>(stream)
+        let result = job.run(writer, EndMark::Required, &fill::PAUSES, || {
+            let stream = stream()?.ok_or(SourceError::NoStream)?;
+            current.set(&stream);
+            Ok(stream)
         });
         current.end();
         result

@@ -4,6 +4,7 @@
 //! entry put into the growing tree, in one pass; out comes a finished cache entry, to which the filesystem goes
 //! over. If that fails, nothing stays in the cache, and the filesystem keeps what has come.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, Read};
@@ -15,16 +16,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::place::Place;
 use super::{Context, Details, SourceError};
 use crate::cache::{About, Cache, Claim, Content, Data, DataWriter, Entry, Filler};
-use crate::index::scan::{
-    EndMark, Entry as ScannedEntry, EntryKind, FileInput, ScanError, Scanner, TarInput, Tee,
-};
+use crate::index::scan::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
 use crate::index::{DataFile, FileIdentity, Filesystem, Grower, GrowingTree, Order, Wishes, write_index};
 use crate::progress::{Phase, Progress};
 
-/// The pauses before a stream that broke off is asked for a second and a third time.
-const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+/// The pauses before a daemon's stream that broke off is asked for a second and a third time.
+pub(super) const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
 /// What came of a source.
 pub(super) enum Opened {
@@ -75,48 +75,11 @@ pub(super) struct Plan {
     pub temporary: bool,
 }
 
-/// Where the entries of a stream belong in the tree.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
-    /// Where they say, but for these paths, which stay out: what a daemon adds to an image.
-    Root(&'static [&'static [u8]]),
-    /// Beneath the directory that the stream is of. Of a single file, it is the directory that holds it.
-    Beneath,
-}
-
-impl Place {
-    fn put(self, mut entry: ScannedEntry) -> Option<ScannedEntry> {
-        match self {
-            Place::Root(left_out) if left_out.contains(&entry.path.as_slice()) => return None,
-            Place::Root(_) => {}
-            Place::Beneath => {
-                match strip_first(&entry.path) {
-                    Some(rest) => entry.path = rest,
-                    None if entry.kind == EntryKind::Directory => entry.path.clear(),
-                    None => {}
-                }
-                if let EntryKind::HardLink(target) = &mut entry.kind
-                    && let Some(rest) = strip_first(target)
-                {
-                    *target = rest;
-                }
-            }
-        }
-        Some(entry)
-    }
-}
-
-/// A path without its first name; `None` if it has no other.
-fn strip_first(path: &[u8]) -> Option<Vec<u8>> {
-    let slash = path.iter().position(|&b| b == b'/')?;
-    path.get(slash + 1..).map(<[u8]>::to_vec)
-}
-
 /// The work of a fill, in its thread.
 pub(super) struct Job {
     source: OsString,
     details: Details,
-    place: Place,
+    place: Cell<Place>,
     temporary: bool,
     pub progress: Arc<Progress>,
     pub grower: Grower,
@@ -185,7 +148,7 @@ pub(super) fn open_dormant(
         let begun = filling.begin(grower.clone(), move || {
             let filler = match claim(&cache, plan.content.clone(), &progress)? {
                 Claim::Entry(entry) => {
-                    grower.complete(Arc::clone(entry.index()) as _, entry.open_data()?);
+                    grower.replace(Arc::clone(entry.index()) as _, entry.open_data()?);
                     return Ok(entry);
                 }
                 Claim::Filler(filler) => filler,
@@ -314,6 +277,7 @@ impl Job {
         ready: Option<SyncSender<()>>,
     ) -> Job {
         let Plan { source, details, place, temporary, .. } = plan;
+        let place = Cell::new(place);
         let progress = Arc::clone(progress);
         Job { source, details, place, temporary, progress, grower, cache, filler, ready }
     }
@@ -325,34 +289,31 @@ impl Job {
         }
     }
 
-    /// Reads a stream to its end. One that breaks off is asked for `again`, and has to bring the same bytes.
+    /// Reads a stream to its end. One that breaks off is asked for again after each of the `pauses`, and has to bring
+    /// the same bytes.
     pub fn run<R: BufRead>(
         self,
         writer: DataWriter,
         end_mark: EndMark,
-        mut again: impl FnMut(usize) -> Result<Option<R>, SourceError>,
+        pauses: &[Duration],
+        mut stream: impl FnMut() -> Result<R, SourceError>,
     ) -> Result<Entry, SourceError> {
-        let Some(stream) = again(0)? else { return Err(SourceError::NoStream) };
-        let mut scanner = Scanner::new(Tee::new(self.watch(stream), writer), end_mark);
-        let mut attempt = 0;
+        let mut scanner = Scanner::new(Tee::new(self.watch(stream()?), writer), end_mark);
+        let mut pauses = pauses.iter();
         while let Err(stopped) = self.grow(&mut scanner) {
-            let error = match stopped {
+            let mut latest = match stopped {
                 Stopped::Stream(error) => self.scan_error(error),
                 Stopped::For(error) => return Err(error),
             };
-            if error.is_final() {
-                return Err(error);
-            }
-            let mut latest = error;
             loop {
-                let Some(pause) = PAUSES.get(attempt) else { return Err(latest) };
-                attempt += 1;
+                let pause = match pauses.next() {
+                    Some(pause) if !latest.is_final() => *pause,
+                    _ => return Err(latest),
+                };
                 tracing::warn!("{latest}; trying again");
-                self.pause(*pause)?;
-                match again(attempt).and_then(|stream| self.resume(stream, &mut scanner)) {
-                    Ok(true) => break,
-                    Ok(false) => return Err(latest),
-                    Err(error) if error.is_final() => return Err(error),
+                self.pause(pause)?;
+                match stream().and_then(|stream| self.resume(stream, &mut scanner)) {
+                    Ok(()) => break,
                     Err(error) => latest = error,
                 }
             }
@@ -385,7 +346,7 @@ impl Job {
         tracing::warn!("{error}");
         let mut tree = GrowingTree::default();
         if tree.finish().is_ok() {
-            self.grower.complete(Arc::new(tree), Vec::new());
+            self.grower.replace(Arc::new(tree), Vec::new());
         }
         Err(error)
     }
@@ -407,7 +368,10 @@ impl Job {
                 None => return grown(self.grower.finish()),
                 Some(entry) => {
                     self.progress.add_entries(1);
-                    if let Some(entry) = self.place.put(entry) {
+                    let mut place = self.place.get();
+                    let put = place.put(entry);
+                    self.place.set(place);
+                    if let Some(entry) = put {
                         grown(self.grower.insert(entry))?;
                     }
                 }
@@ -415,19 +379,18 @@ impl Job {
         }
     }
 
-    /// Lets a scanner go on with another stream, from where the last one was good. `false` if there is none.
+    /// Lets a scanner go on with another stream, from where the last one was good.
     fn resume<R: BufRead>(
         &self,
-        stream: Option<R>,
+        mut stream: R,
         scanner: &mut Scanner<Tee<Watched<R>, DataWriter>>,
-    ) -> Result<bool, SourceError> {
-        let Some(mut stream) = stream else { return Ok(false) };
+    ) -> Result<(), SourceError> {
         let done = scanner.position();
         self.pass_over(&mut stream, done)?;
         let tee = scanner.input_mut();
         tee.writer_mut().rewind(done)?;
         tee.replace(self.watch(stream));
-        Ok(true)
+        Ok(())
     }
 
     /// Reads the first `done` bytes of a stream, which have to be those that the data file has already.

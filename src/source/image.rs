@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::ahead;
 use super::alone::Alone;
-use super::fill::{self, Bytes, Job, Opened, Place, Plan};
+use super::fill::{self, Bytes, Job, Opened, Plan};
+use super::place::Place;
 use super::{Context, Details, SourceError, Start};
 use crate::cache::{Content, Entry, Kind, Obtained};
 use crate::docker::{ByteStream, Daemon, DockerError, Engine, HangUp, Image, ImageName, Throwaway};
@@ -105,10 +106,10 @@ fn fetch(
             scope.spawn(|| ahead::serve(&wished, daemon, &container, ADDED_BY_THE_DAEMON, &grower));
         }
         scope.spawn(|| current.watch(&progress));
-        let result = job.run(writer, EndMark::Required, |_| {
+        let result = job.run(writer, EndMark::Required, &fill::PAUSES, || {
             let stream = container.export()?;
             current.set(&stream);
-            Ok::<Option<ByteStream>, SourceError>(Some(stream))
+            Ok(stream)
         });
         // Nobody waits for what will not come, so that the scope can end.
         if result.is_err() {

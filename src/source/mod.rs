@@ -13,6 +13,7 @@ mod fill;
 mod history;
 mod image;
 mod layers;
+mod place;
 mod spec;
 mod tarball;
 

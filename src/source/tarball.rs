@@ -7,7 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::fill::{self, Bytes, Opened, Place, Plan};
+use super::fill::{self, Bytes, Opened, Plan};
+use super::place::Place;
 use super::{Context, Details, SourceError};
 use crate::cache::{Content, Entry, Kind, Obtained, tar_identity};
 use crate::index::scan::EndMark;
@@ -61,15 +62,15 @@ pub(super) fn open(source: &OsStr, path: &Path, context: &Context<'_>) -> Result
         temporary: false,
     };
     let packed = file.try_clone().map_err(|e| SourceError::read(&path, e))?;
+    let packed_path = path.clone();
     let bytes = |filler: &crate::cache::Filler| match compression {
         None => Ok(Bytes::Borrowed(file, path.clone(), identity)),
         Some(_) => Ok(Bytes::Own(filler.create_data()?)),
     };
     fill::open(plan, context, bytes, move |job, bytes| match (bytes, compression) {
-        (Bytes::Own(writer), Some(compression)) => job.run(writer, EndMark::Optional, |attempt| {
-            // What a file holds does not change by being read again.
-            let stream = (attempt == 0).then(|| compression.unpack(&packed));
-            stream.transpose().map_err(|e| SourceError::read(Path::new(""), e))
+        // What a file holds does not change by being read again: there is one attempt.
+        (Bytes::Own(writer), Some(compression)) => job.run(writer, EndMark::Optional, &[], || {
+            compression.unpack(&packed).map_err(|e| SourceError::read(&packed_path, e))
         }),
         (Bytes::Borrowed(file, path, identity), _) => job.run_in_place(&file, path, identity),
         (Bytes::Own(_), None) => Err(SourceError::NoStream),

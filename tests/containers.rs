@@ -1,0 +1,376 @@
+//! Containers of a real Docker and a real Podman daemon: every mount is what the daemon itself copies out of it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::{Daemon, Manifest, Sandbox, archives, succeed, wait_until};
+
+/// Makes a test of `fn NAME(Daemon)` for each of the two daemons.
+macro_rules! on_both_daemons {
+    ($($name:ident),* $(,)?) => {
+        mod on_docker { $(#[test] fn $name() { super::$name(super::Daemon::docker()) })* }
+        mod on_podman { $(#[test] fn $name() { super::$name(super::Daemon::podman()) })* }
+    };
+}
+
+on_both_daemons!(
+    every_mount_is_what_the_daemon_copies,
+    the_root_filesystem_is_what_the_daemon_exports,
+    what_nobody_looks_into_is_not_fetched,
+    a_mount_that_cannot_be_read_is_empty_and_says_why,
+    a_bare_name_is_a_container_where_no_image_has_it,
+    a_volume_is_read_without_a_mountpoint,
+    a_single_file_of_an_image_is_asked_for_alone,
+);
+
+const SMALL: &str = "imagefs-test/small";
+
+/// A container, with all it has, until the end of the test.
+struct Container {
+    daemon: Daemon,
+    name: String,
+    volumes: Vec<String>,
+}
+
+/// A name that no other test has.
+fn unique(what: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{what}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Container {
+    /// Makes one, with `options` as for docker-create(1), of which `VOLUME-1` and the like are volumes of its own.
+    #[track_caller]
+    fn create(daemon: &Daemon, options: &[&str], command: &[&str]) -> Container {
+        let name = unique("test");
+        let volumes: Vec<String> = (1..=2).map(|number| format!("{name}-{number}")).collect();
+        let options: Vec<String> = options.iter().map(|option| option.replace("VOLUME", &name)).collect();
+        let arguments =
+            ["create", "--pull", "never", "--network", "none", "--name", &name].map(str::to_owned);
+        let container = Container { daemon: daemon.clone(), name, volumes };
+        let rest = [SMALL].iter().chain(command).map(|&word| word.to_owned());
+        daemon.run(arguments.into_iter().chain(options).chain(rest));
+        container
+    }
+
+    /// Unpacks what `script` leaves in an empty directory into a directory of the container.
+    #[track_caller]
+    fn fill(&self, sandbox: &Sandbox, destination: &str, script: &str) {
+        let dir = sandbox.directory(&unique("content"));
+        succeed(sandbox.command("bash").args(["-euc", script]).current_dir(&dir));
+        let tar = sandbox.path("content.tar");
+        succeed(sandbox.command("tar").args(["--create", "--file"]).arg(&tar).arg("-C").arg(&dir).arg("."));
+        let mut copy = self.daemon.cli(["cp", "--archive", "-", &format!("{}:{destination}", self.name)]);
+        succeed(copy.stdin(fs::File::open(&tar).unwrap()));
+    }
+
+    /// What the daemon copies out of it, in a directory; `None` where it does not.
+    #[track_caller]
+    fn copied(&self, sandbox: &Sandbox, path: &str) -> Option<PathBuf> {
+        let dir = sandbox.directory(&unique("copied"));
+        let tar = dir.with_extension("tar");
+        let mut copy = self.daemon.cli(["cp", "--archive", &format!("{}:{path}", self.name), "-"]);
+        copy.stdout(fs::File::create(&tar).unwrap()).stderr(Stdio::null());
+        copy.status().unwrap().success().then(|| archives::extract(&tar, &dir))?;
+        Some(dir)
+    }
+
+    fn source(&self) -> String {
+        format!("container:{}", self.name)
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.daemon.cli(["rm", "--force", "--volumes", &self.name]).output();
+        let _ = self.daemon.cli(["volume", "rm", "--force"]).args(&self.volumes).output();
+    }
+}
+
+/// A container with a mount of every kind; those of the daemon's machine are in the sandbox.
+#[track_caller]
+fn container_with_mounts(daemon: &Daemon, sandbox: &Sandbox) -> Container {
+    let bound = sandbox.directory("bound");
+    fs::write(bound.join("inside"), "bound\n").unwrap();
+    symlink("/etc/passwd", bound.join("link")).unwrap();
+    fs::write(sandbox.path("bound.conf"), "configured\n").unwrap();
+    let bound = format!("{}:/bound:ro", bound.display());
+    let file = format!("{}:/etc/bound.conf", sandbox.path("bound.conf").display());
+    let volumes = ["--volume", "VOLUME-1:/data", "--volume", "VOLUME-2:/data/sub", "--volume", "/anonymous"];
+    let binds = ["--volume", &bound, "--volume", &file];
+    let others = ["--tmpfs", "/memory", "--volume", "/a/b", "--volume", "/a-b"];
+    let options: Vec<&str> = volumes.into_iter().chain(binds).chain(others).collect();
+    let container = Container::create(daemon, &options, &["/bin/sh", "-c", "exit 3"]);
+    let script =
+        "umask 022; echo one >file; ln file second; chmod 4711 file; chown 12:34 file; ln -s dir/inside link
+        mkdir -m 1777 dir; echo two >dir/inside; touch -d @1000000000 dir/inside dir; mkfifo pipe";
+    container.fill(sandbox, "/data", script);
+    container.fill(sandbox, "/data/sub", "echo nested >nested");
+    container.fill(sandbox, "/anonymous", "echo anonymous >file");
+    container.fill(sandbox, "/a/b", "echo slash >file");
+    container.fill(sandbox, "/a-b", "echo dash >file");
+    container
+}
+
+#[track_caller]
+fn mount(sandbox: &Sandbox, host: &str, source: &str) -> PathBuf {
+    sandbox.mount(&unique("mnt"), ["--host", host, "-o", "symlinks=raw", source])
+}
+
+fn description(mountpoint: &Path) -> Value {
+    serde_json::from_slice(&fs::read(mountpoint.join(".imagefs.json")).unwrap()).unwrap()
+}
+
+fn every_mount_is_what_the_daemon_copies(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let container = container_with_mounts(&daemon, &sandbox);
+    let mnt = mount(&sandbox, daemon.host(), &container.source());
+
+    let told = description(&mnt);
+    let rows: Vec<_> = (told["mounts"].as_array().unwrap().iter())
+        .map(|row| {
+            let word = |key: &str| row[key].as_str().unwrap().to_owned();
+            (word("name"), word("destination"), word("type"), row["read_only"].as_bool().unwrap())
+        })
+        .collect();
+    let row = |name: &str, destination: &str, kind: &str, read_only| {
+        (name.to_owned(), destination.to_owned(), kind.to_owned(), read_only)
+    };
+    assert_eq!(
+        rows,
+        [
+            row("rootfs", "/", "rootfs", false),
+            row("a-b", "/a-b", "volume", false),
+            row("a-b-2", "/a/b", "volume", false),
+            row("anonymous", "/anonymous", "volume", false),
+            row("bound", "/bound", "bind", true),
+            row("data", "/data", "volume", false),
+            row("data-sub", "/data/sub", "volume", false),
+            row("etc-bound.conf", "/etc/bound.conf", "bind", false),
+            row("memory", "/memory", "tmpfs", false),
+        ]
+    );
+    let names: Vec<_> = rows.iter().map(|row| row.0.clone()).collect();
+    let mut listed: Vec<_> =
+        fs::read_dir(&mnt).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    listed.retain(|name| name != ".imagefs.json");
+    listed.sort();
+    let mut expected = names.clone();
+    expected.sort();
+    assert_eq!(listed, expected);
+
+    for (name, destination, kind, _) in rows.iter().skip(1) {
+        // How a mount's own directory looks is known as soon as somebody has looked into it.
+        let count = fs::read_dir(mnt.join(name)).unwrap().count();
+        let copied = container.copied(&sandbox, destination);
+        let last = destination.rsplit('/').next().unwrap();
+        match (name.as_str(), copied) {
+            ("memory", _) => assert_eq!(count, 0, "{kind}"),
+            // The directory that holds a single file is nowhere but here.
+            ("etc-bound.conf", Some(copied)) => {
+                let expected = Manifest::read(&copied).without(".");
+                expected.assert_same(&Manifest::read(&mnt.join(name)).without("."));
+            }
+            // Podman 4.3 fails to copy a file that is bound.
+            ("etc-bound.conf", None) => assert_eq!((count, daemon.name), (0, "podman")),
+            (_, None) => panic!("{destination} is not copied"),
+            // Docker names the directory that it copies, Podman does not.
+            (_, Some(copied)) => {
+                let named = copied.join(last);
+                let copied = if named.exists() { named } else { copied };
+                Manifest::read(&copied).assert_same(&Manifest::read(&mnt.join(name)));
+            }
+        }
+    }
+    // Podman 4.3 copies into the outer one of two mounts that are nested.
+    if daemon.name == "docker" {
+        assert_eq!(fs::read_to_string(mnt.join("data-sub/nested")).unwrap(), "nested\n");
+    }
+    assert_eq!(fs::read_to_string(mnt.join("a-b/file")).unwrap(), "dash\n");
+    // What is mounted is not stitched into the root filesystem, where Podman has nothing before the first start.
+    assert_eq!(fs::read_dir(mnt.join("rootfs/data")).map_or(0, Iterator::count), 0);
+
+    sandbox.run(&mut sandbox.imagefs(["umount", "--all"])).success();
+    sandbox.assert_nothing_left();
+    assert_eq!(fs::read_dir(sandbox.path("cache/v1/temporary")).unwrap().count(), 0);
+    // What it was read through is gone, and took nothing with it.
+    let file = container.copied(&sandbox, "/anonymous/file").unwrap().join("file");
+    assert_eq!(fs::read_to_string(file).unwrap(), "anonymous\n");
+}
+
+fn the_root_filesystem_is_what_the_daemon_exports(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let created = Container::create(&daemon, &[], &["/bin/sh", "-c", "exit 3"]);
+    created.fill(&sandbox, "/root", "echo own >own; ln -s own link");
+    let failed = Container::create(&daemon, &[], &["/no/such/program"]);
+    assert!(!daemon.cli(["start", &failed.name]).output().unwrap().status.success());
+    let mut containers = vec![(created, "created"), (failed, "created")];
+    if daemon.name == "docker" {
+        let exited = Container::create(&daemon, &[], &["/bin/sh", "-c", "echo gone >/root/trace; exit 3"]);
+        daemon.cli(["start", "--attach", &exited.name]).stdin(Stdio::null()).output().unwrap();
+        containers.push((exited, "exited"));
+    }
+    for (container, state) in containers {
+        let mnt = mount(&sandbox, daemon.host(), &container.source());
+        let told = description(&mnt);
+        assert_eq!(told["container"]["state"], state, "{told}");
+        assert!(told["container"]["snapshot"].as_str().is_some_and(|moment| moment.contains('T')), "{told}");
+        let tar = sandbox.path("export.tar");
+        daemon.run(["export", "--output", tar.to_str().unwrap(), &container.name]);
+        let exported = sandbox.directory(&unique("exported"));
+        archives::extract(&tar, &exported);
+        let mounted = Manifest::read(&mnt.join("rootfs"));
+        Manifest::read(&exported).without(".").assert_same(&mounted.without("."));
+    }
+    if daemon.name == "docker" {
+        // One that goes on writing: a snapshot is whole, and stays.
+        let script = "i=0; while :; do i=$((i+1)); echo $i >/root/now; done";
+        let running = Container::create(&daemon, &[], &["/bin/sh", "-c", script]);
+        daemon.run(["start", &running.name]);
+        let written = || {
+            let out = daemon.cli(["exec", &running.name, "/bin/busybox", "cat", "/root/now"]).output();
+            out.is_ok_and(|out| !out.stdout.is_empty())
+        };
+        assert!(wait_until(written), "the container writes nothing");
+        let mnt = mount(&sandbox, daemon.host(), &running.source());
+        assert_eq!(description(&mnt)["container"]["state"], "running");
+        assert_eq!(fs::read_link(mnt.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
+        let first = fs::read(mnt.join("rootfs/root/now")).unwrap();
+        assert_eq!(fs::read(mnt.join("rootfs/root/now")).unwrap(), first);
+    }
+}
+
+fn what_nobody_looks_into_is_not_fetched(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let container = container_with_mounts(&daemon, &sandbox);
+    let proxy = Proxy::before(daemon.host(), Fault::None);
+    let mnt = mount(&sandbox, &proxy.address(), &container.source());
+    // Complete, so that whatever is asked from here on is for the other mounts.
+    assert!(fs::read_dir(mnt.join("rootfs")).unwrap().count() > 3);
+    let before = proxy.requests();
+    let listed = sandbox.run(sandbox.command("ls").arg("-la").arg(&mnt)).success();
+    assert!(listed.stdout.contains("data-sub"), "{}", listed.stdout);
+    sandbox.run(sandbox.command("stat").arg(mnt.join("data")).arg(mnt.join("bound"))).success();
+    assert_eq!(proxy.requests(), before, "{:?}", proxy.lines());
+
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let found = sandbox.run(sandbox.command("find").arg(mnt.join("anonymous"))).success();
+                assert!(found.stdout.contains("anonymous/file"), "{}", found.stdout);
+            });
+        }
+    });
+    assert_eq!(proxy.requests_for("/archive?"), 1, "{:?}", proxy.lines());
+    assert_eq!(proxy.containers().len(), 1, "{:?}", proxy.lines());
+    assert_eq!(proxy.requests_for("/export"), 1, "{:?}", proxy.lines());
+}
+
+fn a_mount_that_cannot_be_read_is_empty_and_says_why(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let gone = sandbox.directory("gone");
+    // With --volume, dockerd would make what is missing.
+    let bind = format!("type=bind,source={},destination=/gone", gone.display());
+    let options = ["--mount", &bind, "--tmpfs", "/memory", "--volume", "VOLUME-1:/data"];
+    let container = Container::create(&daemon, &options, &["/bin/sh"]);
+    container.fill(&sandbox, "/data", "echo data >file");
+    fs::remove_dir(&gone).unwrap();
+    let mut command = sandbox.imagefs(["--log-file", "log", "mount", "--mkdir", "--host", daemon.host()]);
+    sandbox.run(command.args([&container.source(), "mnt"])).success();
+    for name in ["gone", "memory"] {
+        assert_eq!(fs::read_dir(sandbox.path("mnt").join(name)).unwrap().count(), 0, "{name}");
+    }
+    assert!(fs::read_dir(sandbox.path("mnt/rootfs")).unwrap().count() > 3);
+    assert_eq!(fs::read_to_string(sandbox.path("mnt/data/file")).unwrap(), "data\n");
+    let log = fs::read_to_string(sandbox.path("log")).unwrap();
+    assert!(log.contains("/memory") && log.contains("/gone"), "{log}");
+}
+
+fn a_bare_name_is_a_container_where_no_image_has_it(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let container = Container::create(&daemon, &[], &["/bin/sh"]);
+    let run = |arguments: &[&str]| {
+        let mut command = sandbox.imagefs(arguments.iter().copied());
+        sandbox.run(command.env("DOCKER_HOST", daemon.host()))
+    };
+    let listed = run(&["ls", &container.name, "/bin"]).success();
+    assert_eq!(listed.stdout, "busybox\nsh\ntouch\n");
+    assert_eq!(listed.stderr, format!("there is no image {}, but a container\n", container.name));
+
+    daemon.run(["tag", SMALL, &container.name]);
+    let inspected = run(&["inspect", "--json", &container.name]).success();
+    let told: Value = serde_json::from_str(&inspected.stdout).unwrap();
+    daemon.run(["rmi", &container.name]);
+    assert_eq!(told["kind"], "image");
+    assert!(inspected.stderr.contains(&format!("container:{}", container.name)), "{}", inspected.stderr);
+
+    let neither = run(&["ls", "imagefs-test-none"]);
+    assert_eq!(neither.code, Some(3), "{neither:?}");
+    assert!(neither.stderr.contains("image not found in local Docker storage"), "{neither:?}");
+    let absent = run(&["ls", "container:imagefs-test-none"]);
+    assert_eq!(absent.code, Some(3), "{absent:?}");
+    assert!(absent.stderr.contains("no such container: imagefs-test-none"), "{absent:?}");
+}
+
+fn a_volume_is_read_without_a_mountpoint(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let container = container_with_mounts(&daemon, &sandbox);
+    let proxy = Proxy::before(daemon.host(), Fault::None);
+    let source = container.source();
+    let run = |arguments: &[&str]| {
+        let mut command = sandbox.imagefs(arguments.iter().copied());
+        sandbox.run(command.env("DOCKER_HOST", proxy.address()))
+    };
+    let inspected = run(&["inspect", "--json", &source]).success().stdout;
+    let told: Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(told["mounts"][5]["name"], "data");
+    assert_eq!(told["mounts"][5]["state"], "not fetched");
+    assert_eq!((proxy.requests_for("/export"), proxy.requests_for("/archive")), (0, 0));
+
+    assert_eq!(run(&["cat", "--mount", "data", &source, "/dir/inside"]).success().stdout, "two\n");
+    assert_eq!(run(&["cat", "--mount", "4", &source, "/inside"]).success().stdout, "bound\n");
+    assert_eq!(proxy.requests_for("/export"), 0, "{:?}", proxy.lines());
+    // Its target is in the root filesystem, which is another mount.
+    let out = run(&["cat", "--mount", "bound", &source, "/link"]);
+    assert_eq!(out.code, Some(3), "{out:?}");
+    assert!(out.stderr.contains(r#"hint: ask mount "rootfs" for "/etc/passwd""#), "{out:?}");
+    let link = run(&["stat", "-L", "--json", "--mount", "bound", &source, "/link"]).success().stdout;
+    let link: Value = serde_json::from_str(&link).unwrap();
+    assert_eq!((&link["type"], &link["target"]), (&json!("symlink"), &json!("/etc/passwd")));
+    let beyond = run(&["ls", "--mount", "9", &source]);
+    assert!(beyond.stderr.contains("mount index 9 is out of bounds (9 available)"), "{beyond:?}");
+}
+
+fn a_single_file_of_an_image_is_asked_for_alone(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let proxy = Proxy::before(daemon.host(), Fault::None);
+    let run = |arguments: &[&str]| {
+        let mut command = sandbox.imagefs(arguments.iter().copied());
+        sandbox.run(command.env("DOCKER_HOST", proxy.address()))
+    };
+    let passwd = run(&["cat", SMALL, "/etc/passwd"]).success();
+    assert_eq!(passwd.stdout, "root:x:0:0:root:/root:/bin/sh\n");
+    assert_eq!(proxy.containers().len(), 1, "{:?}", proxy.lines());
+    let stat = run(&["stat", "--json", "-L", SMALL, "bin/sh"]).success().stdout;
+    assert_eq!(serde_json::from_str::<Value>(&stat).unwrap()["mode"], "0755");
+    assert_eq!(run(&["cat", SMALL, "/etc/none"]).code, Some(3));
+    run(&["cp", SMALL, "/bin/busybox", "."]).success();
+    let busybox = fs::read("/bin/busybox").unwrap();
+    assert!(fs::read(sandbox.path("busybox")).unwrap() == busybox, "another busybox");
+
+    assert_eq!(proxy.requests_for("/export"), 0, "{:?}", proxy.lines());
+    assert_eq!(fs::read_dir(sandbox.path("cache/v1/entries")).unwrap().count(), 0);
+    let made = proxy.containers();
+    let left = daemon.run(["ps", "--all", "--format", "{{.Names}}"]);
+    assert!(!made.iter().any(|name| left.contains(name.as_str())), "{left}");
+    // A listing needs all of it.
+    run(&["ls", SMALL, "/bin"]).success();
+    assert_eq!(proxy.requests_for("/export"), 1, "{:?}", proxy.lines());
+}
