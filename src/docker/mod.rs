@@ -18,8 +18,7 @@ mod throwaway;
 
 use std::fmt;
 use std::sync::Arc;
-
-use serde::Deserialize;
+use std::time::Duration;
 
 use self::client::Client;
 
@@ -61,7 +60,6 @@ const PONG_LIMIT: usize = 4096;
 pub struct Daemon {
     client: Arc<Client>,
     engine: Engine,
-    version: String,
 }
 
 impl Daemon {
@@ -73,19 +71,21 @@ impl Daemon {
         Daemon::connect_with(endpoint, Patience::default())
     }
 
-    /// Connects: pings the daemon, to see that it answers, and asks for its version, to see who it is.
+    /// Connects: pings the daemon, to see that it answers, and asks for what Podman alone has, to see who it is.
     ///
     /// # Errors
     /// [`DockerError::Unreachable`] says in which way; [`DockerError::Refused`] if the daemon lets nobody in.
     pub fn connect_with(endpoint: &Endpoint, patience: Patience) -> Result<Daemon, DockerError> {
         let client = Arc::new(Client::open(endpoint, patience)?);
-        let doing = "ping the daemon";
-        let pinged = client.get("/_ping", doing, patience.connect)?.read_all(PONG_LIMIT);
-        let asked = pinged.and_then(|pong| match pong.trim_ascii() {
-            b"OK" => client.get_json("/version", "ask for the daemon's version", patience.answer),
-            _ => Err(DockerError::BadAnswer { doing: doing.into(), reason: "it is not OK".into() }),
+        let asked = ping(&client, "/_ping", patience.connect).and_then(|()| {
+            // Not `/version`: Podman 4.3 takes a second for that, with the package manager's help.
+            match ping(&client, "/libpod/_ping", patience.answer) {
+                Ok(()) => Ok(Engine::Podman),
+                Err(DockerError::Refused { .. } | DockerError::BadAnswer { .. }) => Ok(Engine::Docker),
+                Err(error) => Err(error),
+            }
         });
-        let version: Version = asked.map_err(|error| {
+        let engine = asked.map_err(|error| {
             let (why, source) = match error {
                 DockerError::Stalled { .. } => (Unreachable::Silent, None),
                 // A handshake that the daemon ends looks like this.
@@ -100,23 +100,12 @@ impl Daemon {
             };
             DockerError::unreachable(endpoint, why, source)
         })?;
-        let podman = |component: &Component| component.name.starts_with("Podman");
-        let engine = match version.components.unwrap_or_default().iter().any(podman) {
-            true => Engine::Podman,
-            false => Engine::Docker,
-        };
-        let version = format!("{} (API {})", version.version, version.api_version);
-        Ok(Daemon { client, engine, version })
+        Ok(Daemon { client, engine })
     }
 
     /// Who serves the API.
     pub fn engine(&self) -> Engine {
         self.engine
-    }
-
-    /// The daemon's version, and that of the API, in its own words: for people and logs.
-    pub fn version(&self) -> &str {
-        &self.version
     }
 
     /// Where it listens.
@@ -125,17 +114,10 @@ impl Daemon {
     }
 }
 
-/// The answer to `GET /version`, as far as it is of use.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Version {
-    version: String,
-    api_version: String,
-    components: Option<Vec<Component>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Component {
-    name: String,
+fn ping(client: &Arc<Client>, target: &str, patience: Duration) -> Result<(), DockerError> {
+    let doing = "ping the daemon";
+    match client.get(target, doing, patience)?.read_all(PONG_LIMIT)?.trim_ascii() {
+        b"OK" => Ok(()),
+        _ => Err(DockerError::BadAnswer { doing: doing.into(), reason: "it is not OK".into() }),
+    }
 }
