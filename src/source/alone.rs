@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::docker::{Daemon, DockerError, Image, Throwaway};
+use crate::docker::{Daemon, DockerError, Image, PathStat, Throwaway};
 use crate::index::scan::Entry;
 
 use super::SourceError;
@@ -56,14 +56,20 @@ impl Alone {
             return Ok(Found::Nothing);
         }
         let container = self.container()?;
-        let Some(stat) = container.stat_path(&absolute(path))? else { return Ok(Found::Nothing) };
-        let target = match stat.resolved {
-            // The daemon has replaced what is not UTF-8.
-            Some(target) if target.contains(char::REPLACEMENT_CHARACTER) => return Ok(Found::Unclear),
-            // Podman gives a file for a link.
-            Some(_) if !follow && !ahead::gives_links(&self.daemon) => return Ok(Found::Unclear),
-            Some(target) if follow => target.into_bytes(),
-            _ => absolute(path),
+        let target = match (follow, ahead::gives_links(&self.daemon)) {
+            // It gives what a link leads to.
+            (true, false) => absolute(path),
+            (_, gives_links) => match container.stat_path(&absolute(path))? {
+                None => return Ok(Found::Nothing),
+                Some(PathStat { resolved: None, .. }) => absolute(path),
+                Some(PathStat { resolved: Some(target), .. }) => match follow {
+                    // The daemon has replaced what is not UTF-8.
+                    true if target.contains(char::REPLACEMENT_CHARACTER) => return Ok(Found::Unclear),
+                    true => target.into_bytes(),
+                    false if gives_links => absolute(path),
+                    false => return Ok(Found::Unclear),
+                },
+            },
         };
         Ok(match ahead::fetch(&container, target.strip_prefix(b"/").unwrap_or(&target))? {
             ahead::Answer::Nothing => Found::Nothing,
