@@ -72,17 +72,11 @@ impl LsArgs {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn files(&self, reading: &Reading, dir: &Path) -> Result<Vec<FileStat>, CommandError> {
-        let mut files = reading.gateway.read_dir(reading.mount, dir, None)?;
-        files.retain(|file| self.all || !file.name().as_encoded_bytes().starts_with(b"."));
-        Ok(files)
-    }
-
     fn collect(&self, reading: &Reading, dir: &Path) -> Result<Vec<FileStat>, CommandError> {
         let mut found = Vec::new();
         let mut ahead = vec![dir.to_owned()];
         while let Some(dir) = ahead.pop() {
-            let files = self.files(reading, &dir)?;
+            let files = reading.files(&dir, self.all)?;
             ahead.extend(self.within(&files));
             found.extend(files);
         }
@@ -99,7 +93,7 @@ impl LsArgs {
         let mut ahead = vec![dir];
         let mut first = true;
         while let Some(dir) = ahead.pop() {
-            let files = self.files(reading, &dir)?;
+            let files = reading.files(&dir, self.all)?;
             if self.recursive {
                 output.text(if first { "" } else { "\n" })?;
                 output.name(&dir)?;

@@ -1,6 +1,7 @@
 //! What the verbs share that read a source without mounting it.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use signal_hook::iterator::Signals;
 
 use super::error::{CommandError, Kind};
 use super::{Context, SourceArgs};
-use crate::gateway::Gateway;
+use crate::gateway::{FileStat, Gateway};
 use crate::progress::Progress;
 use crate::source;
 
@@ -46,6 +47,15 @@ pub struct Reading {
     pub gateway: Gateway,
     /// The index of the mount.
     pub mount: i64,
+}
+
+impl Reading {
+    /// What stands in a directory, sorted; names that begin with a dot only if `all`.
+    pub fn files(&self, dir: &Path, all: bool) -> Result<Vec<FileStat>, CommandError> {
+        let mut files = self.gateway.read_dir(self.mount, dir, None)?;
+        files.retain(|file| all || !file.name().as_encoded_bytes().starts_with(b"."));
+        Ok(files)
+    }
 }
 
 impl ReadArgs {

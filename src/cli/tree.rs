@@ -67,12 +67,6 @@ impl TreeArgs {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn files(&self, reading: &Reading, dir: &Path) -> Result<Vec<FileStat>, CommandError> {
-        let mut files = reading.gateway.read_dir(reading.mount, dir, None)?;
-        files.retain(|file| self.all || !file.name().as_encoded_bytes().starts_with(b"."));
-        Ok(files)
-    }
-
     fn goes_deeper(&self, depth: usize) -> bool {
         self.level.is_none_or(|level| depth < level as usize)
     }
@@ -85,7 +79,7 @@ impl TreeArgs {
         count: &mut Count,
     ) -> Result<(), CommandError> {
         // For each directory on the way: what is left to be drawn of it.
-        let mut ahead = vec![self.files(reading, top)?.into_iter().peekable()];
+        let mut ahead = vec![reading.files(top, self.all)?.into_iter().peekable()];
         while let Some(files) = ahead.last_mut() {
             let Some(file) = files.next() else {
                 ahead.pop();
@@ -110,7 +104,7 @@ impl TreeArgs {
             if file.file_type == FileType::Directory {
                 count.directories += 1;
                 if self.goes_deeper(depth) {
-                    ahead.push(self.files(reading, &file.path)?.into_iter().peekable());
+                    ahead.push(reading.files(&file.path, self.all)?.into_iter().peekable());
                 }
             } else {
                 count.files += 1;
@@ -122,7 +116,7 @@ impl TreeArgs {
     /// No deeper than a path can be long.
     fn branch(&self, reading: &Reading, file: FileStat, depth: usize) -> Result<Branch, CommandError> {
         let contents = if file.file_type == FileType::Directory && self.goes_deeper(depth) {
-            let files = self.files(reading, &file.path)?.into_iter();
+            let files = reading.files(&file.path, self.all)?.into_iter();
             Some(files.map(|file| self.branch(reading, file, depth + 1)).collect::<Result<_, _>>()?)
         } else {
             None

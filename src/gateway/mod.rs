@@ -247,7 +247,7 @@ impl Gateway {
         let available = self.mounts().len();
         let found = usize::try_from(mount_index).ok().and_then(|own| Some((own, self.mounts().get(own)?)));
         let (own, mount) = found.ok_or(GatewayError::MountIndex { index: mount_index, available })?;
-        let names = walk::clean(path.as_os_str().as_bytes());
+        let names = crate::source::clean(path.as_os_str().as_bytes());
         let names: Vec<Vec<u8>> = names.into_iter().map(<[u8]>::to_vec).collect();
         let question = Question {
             filesystem: &mount.filesystem,

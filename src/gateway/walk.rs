@@ -9,6 +9,7 @@ use super::GatewayError;
 use super::error::to_path;
 use super::wait::Question;
 use crate::index::{FileType, Ino};
+use crate::source::clean;
 
 /// Symbolic links that are followed for one path, as in path_resolution(7).
 const MAX_SYMLINKS: usize = 40;
@@ -59,19 +60,6 @@ impl Table {
             mount: (name, to_path(&absolute(inside))),
         }
     }
-}
-
-/// The names of a path from the root: without empty ones and `.`, and with `..` taken as text, which stops at the root.
-pub(super) fn clean(path: &[u8]) -> Vec<&[u8]> {
-    let mut names = Vec::new();
-    for name in path.split(|&b| b == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => drop(names.pop()),
-            name => names.push(name),
-        }
-    }
-    names
 }
 
 /// An absolute path of these names.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Keep, LayerDetails, Source, SourceError};
+use super::{Keep, LayerDetails, Source, SourceError, clean};
 use crate::cache::Entry;
 use crate::index::{Changes, Merge, Stat, Tree};
 
@@ -54,7 +54,7 @@ impl Source {
     ///
     /// Symlinks are followed but in the last component, as each layer finds them.
     pub fn blame(&self, path: &[u8]) -> Result<Vec<(usize, Deed)>, SourceError> {
-        let path = clean(path);
+        let path = clean(path).join(&b'/');
         let mut merge = Merge::new();
         let mut before: Option<Stat> = None;
         let mut deeds = Vec::new();
@@ -82,17 +82,4 @@ impl Source {
             _ => Err(SourceError::NoLayers(self.spelled.clone())),
         }
     }
-}
-
-/// The path from the root, without empty, `.` and `..` components; `..` stops at the root.
-fn clean(path: &[u8]) -> Vec<u8> {
-    let mut components: Vec<&[u8]> = Vec::new();
-    for component in path.split(|&b| b == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => drop(components.pop()),
-            name => components.push(name),
-        }
-    }
-    components.join(&b'/')
 }

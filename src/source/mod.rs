@@ -314,6 +314,19 @@ fn open_path(
     }
 }
 
+/// The names of a path from the root: without empty ones and `.`, and with `..` taken as text, which stops at the root.
+pub(crate) fn clean(path: &[u8]) -> Vec<&[u8]> {
+    let mut names = Vec::new();
+    for name in path.split(|&b| b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    names
+}
+
 impl Source {
     fn of(spelled: &OsStr, opened: Opened, context: &Context<'_>) -> Result<Source, SourceError> {
         let (content, details, filesystem, keep) = match opened {
