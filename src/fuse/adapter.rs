@@ -26,6 +26,7 @@ mod pending;
 
 use self::convert::{FOREVER, attr, kind, negative, ttl};
 use self::handles::{Handles, Opening};
+use super::foresight::Foresight;
 use super::node::Node;
 use super::view::{Access, View};
 use super::waiting::WaitingRoom;
@@ -53,6 +54,7 @@ pub(super) struct Adapter {
     /// Where requests wait; none where everything is there from the start.
     waiting: Option<Arc<WaitingRoom>>,
     handles: Handles,
+    foresight: Arc<Foresight>,
     /// Whether the kernel takes ENOSYS to open(2) for "no file ever needs opening".
     no_open: bool,
     /// The same for directories.
@@ -60,9 +62,9 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(view: View, waiting: Option<Arc<WaitingRoom>>) -> Adapter {
+    pub(super) fn new(view: View, waiting: Option<Arc<WaitingRoom>>, foresight: Arc<Foresight>) -> Adapter {
         let handles = Handles::default();
-        Adapter { view: Arc::new(view), waiting, handles, no_open: false, no_opendir: false }
+        Adapter { view: Arc::new(view), waiting, handles, foresight, no_open: false, no_opendir: false }
     }
 }
 
@@ -95,7 +97,6 @@ impl Filesystem for Adapter {
         let mut wanted = vec![
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
         ];
@@ -178,16 +179,21 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let size = size as usize;
+        let foresight = Arc::clone(&self.foresight);
         self.answer(
             ino,
             reply,
             move |view, _| {
-                BUFFER.with_borrow_mut(|buffer| {
+                let n = BUFFER.with_borrow_mut(|buffer| {
                     if buffer.len() < size {
                         buffer.resize(size, 0);
                     }
                     view.read(node(ino), offset, &mut buffer[..size])
-                })
+                })?;
+                if offset == 0 {
+                    foresight.asked(view, node(ino));
+                }
+                Ok(n)
             },
             |reply: ReplyData, n| BUFFER.with_borrow(|buffer| reply.data(&buffer[..n])),
         );
@@ -253,14 +259,21 @@ impl Filesystem for Adapter {
         reply: ReplyDirectoryPlus,
     ) {
         let dir = self.handles.get(handle, node(ino));
+        let foresight = Arc::clone(&self.foresight);
         self.answer(
             ino,
             reply,
             move |view, reply: &mut ReplyDirectoryPlus| {
+                let mut ended = true;
                 view.read_dir_plus(&dir, offset, &mut |entry, found| {
+                    ended = false;
                     let (number, name) = (INodeNo(entry.node.0), OsStr::from_bytes(entry.name));
                     !reply.add(number, entry.next, name, &ttl(found.certainty), &attr(found), GENERATION)
-                })
+                })?;
+                if ended {
+                    foresight.listed(view, node(ino));
+                }
+                Ok(())
             },
             |reply, ()| reply.ok(),
         );

@@ -7,6 +7,7 @@
 //! | `node` | how a session numbers its inodes |
 //! | `errno` | which error number an error becomes |
 //! | `waiting` | where requests wait whose answers have not come yet |
+//! | `foresight` | what a walk is about to read, put into the page cache before it asks |
 //! | `adapter` | FUSE requests to answers and back |
 //! | `session` | one live mount: from INIT to the last unmount |
 //! | `attach` | mounting and unmounting, directly or through `fusermount3` |
@@ -19,6 +20,7 @@ mod adapter;
 mod attach;
 mod errno;
 mod error;
+mod foresight;
 mod node;
 mod session;
 mod standing;

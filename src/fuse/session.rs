@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::adapter::Adapter;
 use super::attach;
 use super::error::SessionError;
+use super::foresight::Foresight;
 use super::standing::{self, FILESYSTEM_TYPE, Standing};
 use super::view::View;
 use super::waiting::WaitingRoom;
@@ -114,18 +115,26 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
         true => None,
         false => Some(WaitingRoom::open(config.timeout).map_err(SessionError::Start)?),
     };
-    let adapter = Adapter::new(view, waiting.clone());
+    let threads = config.threads.unwrap_or_else(default_threads).max(1);
+    let foresight = Arc::new(Foresight::default());
+    let adapter = Adapter::new(view, waiting.clone(), Arc::clone(&foresight));
     let device = attach::attach(&mountpoint, config)?;
     let (sender, events) = mpsc::channel();
     let mut session = Session { mountpoint, device: None, events, sender, waiting, over: false };
 
     let mut settings = fuser::Config::default();
-    settings.n_threads = Some(config.threads.unwrap_or_else(default_threads).max(1));
+    settings.n_threads = Some(threads);
     // Each thread answers on a descriptor of its own, so that they do not contend for one queue in the kernel.
     settings.clone_fd = true;
     // Who may enter is the kernel's business: it knows user, group and namespaces.
     let acl = fuser::SessionACL::All;
     let server = fuser::Session::from_fd(adapter, device, acl, settings).map_err(SessionError::Start)?;
+
+    // What is stored may have to wait for a request that another thread answers.
+    if threads > 1 {
+        let notifier = server.notifier();
+        foresight.connect(move |node, bytes| notifier.store(fuser::INodeNo(node.0), 0, bytes));
+    }
 
     session.device = session.find().map(|mount| mount.device);
     let ended = session.sender.clone();
