@@ -158,6 +158,36 @@ fn what_the_kernel_was_told_it_does_not_ask_again() {
 }
 
 #[test]
+fn files_that_are_read_one_after_another_are_there_before_they_are_asked_for() {
+    let fixture = Fixture::new(
+        "mkdir a b; for n in $(seq 10 99); do seq $n > a/$n; seq 1$n > b/$n; done; \
+         head -c 4096 /dev/zero | tr '\\0' x > a/20; : > a/30; ln -f a/40 a/41; ln -sf 50 a/51; truncate -s 64K b/60",
+    );
+    let server = Server::start(&fixture);
+    let root = fixture.mountpoint.join("rootfs");
+    // In the order of the listing, which here is that of the archive.
+    shell("cd a; cat $(ls -U | grep -v -e 30 -e 51 | head -n 2); ls ../b", &root);
+    let pid = rustix::process::Pid::from_child(&server.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED).unwrap();
+    // Not from within: chdir(2) does ask each time.
+    let rest = |at: &Path| {
+        let names: Vec<_> =
+            (10..100).filter(|n| *n != 51).flat_map(|n| [format!("a/{n}"), format!("b/{n}")]).collect();
+        let read = Command::new("timeout")
+            .args(["20", "cat"])
+            .args(names.iter().map(|n| at.join(n)))
+            .output()
+            .unwrap();
+        (read.status.success(), String::from_utf8(read.stdout).unwrap())
+    };
+    let read = rest(&root);
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    assert!(read == rest(&fixture.original));
+    server.stop();
+}
+
+#[test]
 fn others_enter_only_with_allow_other_and_then_permissions_hold() {
     let fixture = Fixture::new("echo all > all; echo root > root; chmod 600 root");
     let outcome = |config: &SessionConfig| {
