@@ -183,11 +183,14 @@ mod tests {
     use crate::fuse::testing::Builder;
     use crate::fuse::view::{ViewMount, ViewOptions};
 
+    /// Files and what was stored of each.
+    type Stored = Vec<(Node, Vec<u8>)>;
+
     /// A session whose stores are written down.
     struct Session {
         view: View,
         foresight: Foresight,
-        stored: Arc<Mutex<Vec<(Node, Vec<u8>)>>>,
+        stored: Arc<Mutex<Stored>>,
     }
 
     impl Session {
@@ -210,18 +213,18 @@ mod tests {
         }
 
         /// What is stored when a directory has been listed.
-        fn list(&self, path: &str) -> Vec<(Node, Vec<u8>)> {
+        fn list(&self, path: &str) -> Stored {
             self.foresight.listed(&self.view, self.node(path));
             std::mem::take(&mut self.stored.lock().unwrap())
         }
 
         /// What is stored when a file is asked for.
-        fn ask(&self, path: &str) -> Vec<(Node, Vec<u8>)> {
+        fn ask(&self, path: &str) -> Stored {
             self.foresight.asked(&self.view, self.node(path));
             std::mem::take(&mut self.stored.lock().unwrap())
         }
 
-        fn contents(&self, files: &[(&str, &[u8])]) -> Vec<(Node, Vec<u8>)> {
+        fn contents(&self, files: &[(&str, &[u8])]) -> Stored {
             files.iter().map(|(path, bytes)| (self.node(path), bytes.to_vec())).collect()
         }
     }
