@@ -54,6 +54,7 @@ pub(super) struct Adapter {
     /// Where requests wait; none where everything is there from the start.
     waiting: Option<Arc<WaitingRoom>>,
     handles: Handles,
+    /// Told of requests by the thread that took them from the kernel, and not of those that had to wait.
     foresight: Arc<Foresight>,
     /// Whether the kernel takes ENOSYS to open(2) for "no file ever needs opening".
     no_open: bool,
@@ -179,18 +180,19 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let size = size as usize;
-        let foresight = Arc::clone(&self.foresight);
+        let mut foresight = Some(Arc::clone(&self.foresight));
         self.answer(
             ino,
             reply,
             move |view, _| {
+                let foresight = foresight.take();
                 let n = BUFFER.with_borrow_mut(|buffer| {
                     if buffer.len() < size {
                         buffer.resize(size, 0);
                     }
                     view.read(node(ino), offset, &mut buffer[..size])
                 })?;
-                if offset == 0 {
+                if let (Some(foresight), 0) = (foresight, offset) {
                     foresight.asked(view, node(ino));
                 }
                 Ok(n)
@@ -259,18 +261,19 @@ impl Filesystem for Adapter {
         reply: ReplyDirectoryPlus,
     ) {
         let dir = self.handles.get(handle, node(ino));
-        let foresight = Arc::clone(&self.foresight);
+        let mut foresight = Some(Arc::clone(&self.foresight));
         self.answer(
             ino,
             reply,
             move |view, reply: &mut ReplyDirectoryPlus| {
+                let foresight = foresight.take();
                 let mut ended = true;
                 view.read_dir_plus(&dir, offset, &mut |entry, found| {
                     ended = false;
                     let (number, name) = (INodeNo(entry.node.0), OsStr::from_bytes(entry.name));
                     !reply.add(number, entry.next, name, &ttl(found.certainty), &attr(found), GENERATION)
                 })?;
-                if ended {
+                if let (Some(foresight), true) = (foresight, ended) {
                     foresight.listed(view, node(ino));
                 }
                 Ok(())

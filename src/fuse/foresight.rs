@@ -9,8 +9,9 @@
 //!
 //! Nothing is stored for a program that only lists, or that reads single files. Must not import `fuser`.
 //!
-//! A store waits while the kernel has the page locked, which is until a request for the same page has been answered.
-//! Some other thread must be there to answer it; since only one thread stores at a time, one other is enough.
+//! A store waits while the kernel has the page locked, which is until a READ of it has been answered. So nothing is stored
+//! of a file whose READ the same thread is about to answer, whoever answers requests that have waited stores nothing, and
+//! there must be one more thread that answers: one is enough, since only one stores at a time.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -82,11 +83,11 @@ impl Foresight {
         self.with(|habit, store| {
             let paid = habit.credit > 0;
             habit.credit = habit.credit.saturating_sub(1);
-            habit.go_on(view, Position { dir, offset: 0 }, paid.then_some(store));
+            habit.go_on(view, Position { dir, offset: 0 }, None, paid.then_some(store));
         });
     }
 
-    /// The first bytes of a file have been asked for.
+    /// The first bytes of a file have been asked for, and the answer is about to be given.
     pub fn asked(&self, view: &View, file: Node) {
         self.with(|habit, store| match habit.expected.pop(&file) {
             None if small(view, file).is_some() => habit.streak = habit.streak.saturating_sub(1),
@@ -97,7 +98,7 @@ impl Foresight {
                 if walk {
                     habit.credit = CREDIT;
                 }
-                habit.go_on(view, position, walk.then_some(store));
+                habit.go_on(view, position, Some(file), walk.then_some(store));
             }
         });
     }
@@ -120,13 +121,15 @@ impl Default for Habit {
 }
 
 impl Habit {
-    /// Stores the files that follow a position, as many as one occasion allows. The one after them will be asked for.
-    fn go_on(&mut self, view: &View, mut position: Position, store: Option<&Store>) {
+    /// Stores the files that follow a position, as many as one occasion allows, but not the one that is `busy`. What comes
+    /// after them will be asked for.
+    fn go_on(&mut self, view: &View, mut position: Position, busy: Option<Node>, store: Option<&Store>) {
         let (mut bytes_left, mut files_left) = (MAX_BYTES, MAX_FILES);
         let mut bytes = Vec::new();
         loop {
             let batch = files(view, &mut position);
-            for (file, offset) in &batch {
+            // Another hard link may well follow.
+            for (file, offset) in batch.iter().filter(|(file, _)| Some(*file) != busy) {
                 let Some(size) = small(view, *file) else { continue };
                 let Some(store) = store.filter(|_| size <= bytes_left && files_left > 0) else {
                     self.expected.put(*file, Position { offset: *offset, ..position });
@@ -287,6 +290,17 @@ mod tests {
         assert_eq!(stored[0].0, session.node("02"));
         // It goes on where it ended.
         assert_eq!(session.ask("10")[0].0, session.node("11"));
+    }
+
+    /// The kernel waits for the answer to that very request before it takes anything.
+    #[test]
+    fn another_link_to_the_file_that_is_asked_for_is_not_stored() {
+        let files =
+            Builder::new().file("a", b"A").file("b", b"B").link("c", "b").file("d", b"D").link("e", "b");
+        let session = Session::new(files);
+        session.list("");
+        session.ask("a");
+        assert_eq!(session.ask("b"), session.contents(&[("d", b"D")]));
     }
 
     #[test]

@@ -188,6 +188,20 @@ fn files_that_are_read_one_after_another_are_there_before_they_are_asked_for() {
 }
 
 #[test]
+fn a_walk_over_hard_links_does_not_wait_for_itself() {
+    let fixture = Fixture::new(
+        "mkdir d; for n in $(seq 10 29); do seq $n > d/$n; ln d/$n d/$n-a; ln d/$n d/$n-b; done",
+    );
+    let server = Server::start(&fixture);
+    let read = |at: &Path| {
+        let all = format!("timeout 20 find {}/d -type f -exec cat {{}} + | sort", at.display());
+        shell(&all, Path::new("/"))
+    };
+    assert_eq!(read(&fixture.mountpoint.join("rootfs")), read(&fixture.original));
+    server.stop();
+}
+
+#[test]
 fn others_enter_only_with_allow_other_and_then_permissions_hold() {
     let fixture = Fixture::new("echo all > all; echo root > root; chmod 600 root");
     let outcome = |config: &SessionConfig| {
