@@ -21,7 +21,7 @@ pub(super) fn open(
     image: &Image,
     context: &Context<'_>,
 ) -> Result<Opened, SourceError> {
-    if let Some(entry) = image::by_id(&image.id, context)? {
+    if let Some(entry) = image::by_id(&image.id, Some(&image.platform), context)? {
         return Ok(Opened::Entry(Box::new(entry)));
     }
     let progress = context.progress;
@@ -47,5 +47,7 @@ pub(super) fn open(
     })?;
     // An image that is saved by its id has lost its names.
     saved.names.clone_from(&image.names);
-    layers::open_image(source, &saved, context).map(|entry| Opened::Entry(Box::new(entry)))
+    // Kept under the id by which the daemon knows it, and by which it is looked for next time: where that is the digest
+    // of a manifest or an index, what was saved does not tell it.
+    layers::open_image(source, &image.id, &saved, context).map(|entry| Opened::Entry(Box::new(entry)))
 }

@@ -9,6 +9,7 @@ use super::error::ContentProblem;
 use super::fill::{self, Opened};
 use super::{Context, Details, LayerDetails, SourceError};
 use crate::cache::{About, Claim, Content, Data, Entry, Filler, Kind, Obtained};
+use crate::image::Digest;
 use crate::index::scan::{EndMark, ScanError, Scanner, TarInput, Tee};
 use crate::index::{GrowingTree, Merge, write_index};
 use crate::oci::{self, Layer, OciImage, OpenOptions, Reference, Transport};
@@ -31,18 +32,19 @@ pub(super) fn open(
         spool: context.cache.dir(),
     };
     let image = oci::open(path, &options)?;
-    open_image(source, &image, context).map(|entry| Opened::Entry(Box::new(entry)))
+    open_image(source, &image.id, &image, context).map(|entry| Opened::Entry(Box::new(entry)))
 }
 
-/// The entry of an image.
+/// The entry of an image, to be known by `id`.
 pub(super) fn open_image(
     source: &OsStr,
+    id: &Digest,
     image: &OciImage,
     context: &Context<'_>,
 ) -> Result<Entry, SourceError> {
     let content = Content {
         kind: Kind::Image,
-        identity: image.id.to_string(),
+        identity: id.to_string(),
         platform: Some(image.platform.clone()),
         layers: image.layers.iter().map(|layer| layer.diff_id).collect(),
         obtained: Obtained::Layers,

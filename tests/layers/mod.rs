@@ -2,6 +2,7 @@
 
 mod build;
 mod commands;
+mod containerd;
 mod model;
 mod sources;
 mod tars;

@@ -12,28 +12,28 @@ use super::build::Layer;
 use crate::support::{Daemon, Manifest, succeed};
 
 /// A place for images, and a cache.
-struct Place {
+pub struct Place {
     directory: tempfile::TempDir,
     cache: Cache,
 }
 
 /// What the user says besides the source.
 #[derive(Clone, Copy, Default)]
-struct Ask<'a> {
-    host: Option<&'a str>,
-    platform: Option<&'a str>,
-    max_size: Option<u64>,
-    exact: bool,
+pub struct Ask<'a> {
+    pub host: Option<&'a str>,
+    pub platform: Option<&'a str>,
+    pub max_size: Option<u64>,
+    pub exact: bool,
 }
 
 impl Place {
-    fn new() -> Place {
+    pub fn new() -> Place {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(directory.path().join("cache"))).unwrap();
         Place { directory, cache }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -46,11 +46,11 @@ impl Place {
     }
 
     /// Makes the layout `l` with an image of these layers.
-    fn layout(&self, image: &str, layers: impl IntoIterator<Item = Layer>) {
+    pub fn layout(&self, image: &str, layers: impl IntoIterator<Item = Layer>) {
         super::image(self.directory.path(), image, layers);
     }
 
-    fn open_with(&self, spelled: &str, ask: Ask<'_>) -> (Result<Source, SourceError>, u64) {
+    pub fn open_with(&self, spelled: &str, ask: Ask<'_>) -> (Result<Source, SourceError>, u64) {
         let progress = Arc::new(Progress::new());
         let platform = ask.platform.map(|text| text.parse().unwrap());
         let context = Context {
@@ -86,7 +86,7 @@ impl Place {
     }
 
     /// What umoci makes of an image of the layout `l`.
-    fn unpacked(&self, image: &str) -> Manifest {
+    pub fn unpacked(&self, image: &str) -> Manifest {
         self.shell(&format!("umoci unpack --image l:{image} unpacked-{image}"));
         Manifest::read(&self.path(&format!("unpacked-{image}/rootfs"))).without_attribute(".", "mtime")
     }

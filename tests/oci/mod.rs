@@ -1,6 +1,6 @@
 //! Images without a daemon: what other tools wrote, and what nobody should have written.
 
-mod build;
+pub mod build;
 mod choice;
 mod hostile;
 
