@@ -3,6 +3,7 @@
 mod build;
 mod commands;
 mod containerd;
+mod forms;
 mod model;
 mod sources;
 mod tars;
