@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use imagefs::index::{Changes, FileType, Index, Merge, Tree};
+use imagefs::index::{Changes, FileType, Index, Ino, Merge, Tree};
 use proptest::prelude::*;
 
 use super::build::{IDENTITY, index, merge, written};
@@ -148,6 +148,8 @@ proptest! {
         }
         let tree = merge(&tars).unwrap();
         assert_equals(&tree, &model, &tars);
+        let inodes = tree.summary().inodes as u32;
+        prop_assert!((1..=inodes).all(|n| tree.stat(Ino(n)).is_ok()), "a number is not used");
         let bytes = written(&tree);
         assert_equals(&Index::new(&bytes, &IDENTITY).unwrap(), &model, &tars);
         prop_assert_eq!(written(&merge(&tars).unwrap()), bytes, "the same layers give the same index");

@@ -2,10 +2,12 @@
 //!
 //! It lives in memory, in a few flat arrays: about a hundred bytes an entry, names included. An inode's number is
 //! the order in which it came, which makes it the same for the same archive and lets the finished
-//! [index](super::writer) keep it. What is replaced or removed leaves a gap in the numbers.
+//! [index](super::writer) keep it. What is replaced or removed leaves a gap in the numbers; a [`Merge`], of which nobody
+//! sees a number before it is finished, closes them.
 
 mod answers;
 mod changes;
+mod gaps;
 mod layer;
 mod links;
 mod merge;
