@@ -59,9 +59,10 @@ pub(super) fn open_image(
     }
     context.progress.enter(Phase::Finishing);
     let mut merge = Merge::new();
-    for layer in &layers {
+    for layer in &mut layers {
         context.progress.check()?;
         merge.add(layer.index()).map_err(|e| SourceError::content(source, e))?;
+        layer.remap()?;
     }
     let tree = merge.finish().map_err(|e| SourceError::content(source, e))?;
     let layers = layers.into_iter().map(|layer| Data::Layer(Box::new(layer))).collect();

@@ -4,6 +4,7 @@ mod build;
 mod commands;
 mod containerd;
 mod forms;
+mod memory;
 mod model;
 mod sources;
 mod tars;
