@@ -8,7 +8,8 @@ use std::path::Path;
 
 use super::fill::Opened;
 use super::image::{self, Current};
-use super::layers::{self, Watched};
+use super::layers;
+use super::watched::Watched;
 use super::{Context, SourceError};
 use crate::docker::{Daemon, Image};
 use crate::oci::{self, OciError, OpenOptions};
@@ -36,7 +37,7 @@ pub(super) fn open(
     current.set(&stream);
     let saved = std::thread::scope(|scope| {
         scope.spawn(|| current.watch(progress));
-        let stream = Watched { inner: stream, progress };
+        let stream = Watched::new(stream, progress);
         let saved = oci::open_stream(stream, Path::new(source), &options);
         current.end();
         saved

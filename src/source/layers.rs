@@ -2,11 +2,12 @@
 //! is their merge.
 
 use std::ffi::OsStr;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 use std::path::Path;
 
 use super::error::ContentProblem;
 use super::fill::{self, Opened};
+use super::watched::Watched;
 use super::{Context, Details, LayerDetails, SourceError};
 use crate::cache::{About, Claim, Content, Data, Entry, Filler, Kind, Obtained};
 use crate::image::Digest;
@@ -89,7 +90,7 @@ fn open_layer(
     };
     let progress = context.progress;
     progress.enter(Phase::Reading);
-    let stream = Watched { inner: image.layer(layer)?, progress };
+    let stream = Watched::new(image.layer(layer)?, progress);
     let mut scanner = Scanner::new(Tee::new(stream, filler.create_data()?), EndMark::Unneeded);
     let grown = grow(&mut scanner, progress);
     let mut input = scanner.into_input();
@@ -155,31 +156,5 @@ fn details(image: &OciImage) -> Details {
         config: Some(image.config.clone()),
         layers: layers.collect(),
         ..Details::default()
-    }
-}
-
-/// A stream that tells how far it has come, and ends with an error once the task is cancelled.
-pub(super) struct Watched<'a, R> {
-    pub inner: R,
-    pub progress: &'a Progress,
-}
-
-impl<R: BufRead> Read for Watched<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.fill_buf()?.read(buf)?;
-        self.consume(n);
-        Ok(n)
-    }
-}
-
-impl<R: BufRead> BufRead for Watched<'_, R> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.progress.check().map_err(io::Error::other)?;
-        self.inner.fill_buf()
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.progress.add_bytes(n as u64);
-        self.inner.consume(n);
     }
 }

@@ -16,6 +16,7 @@ mod layers;
 mod place;
 mod spec;
 mod tarball;
+mod watched;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
