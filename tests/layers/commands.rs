@@ -1,10 +1,14 @@
 //! `imagefs history`, `blame` and `diff`: what the user is told, and with which status.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use insta::assert_snapshot;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::build::Layer;
 use super::image;
-use crate::support::{Daemon, Outcome, Sandbox};
+use crate::support::{Daemon, Outcome, Sandbox, wait_until};
 
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
@@ -117,6 +121,22 @@ fn diff_tells_every_difference() {
     // By sha256sum.
     assert_eq!(content["before"], "sha256:04f8996da763b7a969b1028ee3007569eaf3a635486ddab211d512c85b9df8fb");
     assert_ne!(content["after"], content["before"]);
+}
+
+#[test]
+fn diff_is_interrupted_while_it_compares() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.path("empty.tar"), Layer::new(0).dir("./").tar()).unwrap();
+    let full = (0..5000).fold(Layer::new(0), |layer, n| layer.file(&format!("{n:090}"), ""));
+    std::fs::write(sandbox.path("full.tar"), full.tar()).unwrap();
+    let mut diff = sandbox.imagefs(["diff", "./empty.tar", "./full.tar"]);
+    let mut diff = diff.stdout(Stdio::piped()).spawn().unwrap();
+    // Once it has begun to print; then nobody reads on, and it can only wait.
+    let mut printed = BufReader::new(diff.stdout.take().unwrap());
+    printed.read_line(&mut String::new()).unwrap();
+    kill_process(Pid::from_child(&diff), Signal::INT).unwrap();
+    assert!(wait_until(|| sandbox.processes().is_empty()), "it goes on");
+    assert_eq!(diff.wait().unwrap().code(), Some(130));
 }
 
 #[test]
