@@ -16,17 +16,18 @@ use crate::index::{GrowingTree, Merge, write_index};
 use crate::oci::{self, Layer, OciImage, OpenOptions, Reference, Transport};
 use crate::progress::{Phase, Progress};
 
-/// Opens an image of an archive or a layout; what the cache does not have of it is read now.
+/// Opens an image of an archive or a layout, which its content tells where the user does not; what the cache does not have
+/// of it is read now.
 pub(super) fn open(
     source: &OsStr,
     path: &Path,
-    transport: Transport,
+    transport: Option<Transport>,
     reference: Option<Reference>,
     context: &Context<'_>,
 ) -> Result<Opened, SourceError> {
     context.progress.enter(Phase::Resolving);
     let options = OpenOptions {
-        transport: Some(transport),
+        transport,
         reference,
         platform: context.platform.cloned(),
         limits: context.limits(),

@@ -3,6 +3,7 @@
 pub mod build;
 mod choice;
 mod hostile;
+mod writers;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
