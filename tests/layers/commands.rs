@@ -75,6 +75,22 @@ fn blame_tells_who_did_something_to_a_path() {
 }
 
 #[test]
+fn the_cache_tells_how_many_images_share_a_layer() {
+    let sandbox = sandbox();
+    for image in ["oci:l:a", "oci:l:b"] {
+        sandbox.run(&mut sandbox.imagefs(["history", image])).success();
+    }
+    let table = sandbox.run(&mut sandbox.imagefs(["cache", "ls"])).success().stdout;
+    let mut shared: Vec<_> = table
+        .lines()
+        .filter(|line| line.contains("  layer  "))
+        .map(|line| line.split("  layer  ").nth(1).unwrap().split_whitespace().next().unwrap())
+        .collect();
+    shared.sort();
+    assert_eq!(shared, ["1", "2", "2"], "{table}");
+}
+
+#[test]
 fn a_tar_has_no_layers_to_tell_about() {
     let sandbox = Sandbox::new();
     std::fs::write(sandbox.path("root.tar"), Layer::new(0).file("etc/f", "").tar()).unwrap();
