@@ -6,6 +6,7 @@ mod containerd;
 mod forms;
 mod memory;
 mod model;
+mod refusals;
 mod sources;
 mod tars;
 mod unpacked;
