@@ -122,6 +122,7 @@ fn every_form_of_an_image_is_the_same_tree() {
         "skopeo oci:l:a docker-archive:docker.tar:name:tag
          skopeo oci:l:a oci-archive:oci.tar:name:tag
          skopeo --dest-compress --dest-compress-format zstd oci:l:a oci:zstd:name:tag
+         skopeo --dest-compress --dest-compress-format zstd:chunked oci:l:a oci:chunked:name:tag
          gzip -k docker.tar; xz -k oci.tar",
     );
     let expected = place.unpacked("a");
@@ -132,6 +133,7 @@ fn every_form_of_an_image_is_the_same_tree() {
         "oci:%/l:a",
         "%/zstd",
         "oci:%/zstd:name:tag",
+        "oci:%/chunked",
         "%/docker.tar",
         "docker-archive:%/docker.tar",
         "docker-archive:%/docker.tar:name:tag",
