@@ -121,6 +121,20 @@ fn one_kind_of_thing_replaces_another() {
 }
 
 #[test]
+fn a_whiteout_in_a_directory_that_is_none_any_more_does_nothing() {
+    // What umoci writes when a directory becomes something else.
+    same([base(), top().file("d", "now a file").without("d/a").without("d/sub/x")]);
+    same([base(), top().without("d/a").file("d", "now a file").without("d/b")]);
+    same([base(), top().fifo("d").opaque("d")]);
+    same([base(), top().link("d", "f").without("d/a")]);
+    same([base(), top().symlink("d", "none").without("d/a")]);
+    same([base(), top().file("new", "new").symlink("d", "new").without("d/a")]);
+    // umoci cannot unpack what it writes of this.
+    let layers = [base().tar(), top().symlink("d", "d").without("d/a").tar()];
+    assert_eq!(Manifest::of(&merged(&layers)).get("d", "target"), Some("d"));
+}
+
+#[test]
 fn a_hard_link_can_lead_to_the_layers_below() {
     same([base(), top().link("second", "f")]);
     same([base(), top().link("d/one", "d/a").link("two", "d/one")]);

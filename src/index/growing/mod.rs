@@ -121,10 +121,10 @@ impl GrowingTree {
     /// Puts an entry into its place. A later entry of a name replaces the earlier; a directory that comes again
     /// takes the new attributes and keeps its children.
     ///
-    /// Returns its inode, but for a hard link whose target has not come yet.
+    /// Returns its inode, but for a hard link whose target has not come yet, and for a whiteout of what is gone already.
     pub fn insert(&mut self, mut entry: Entry) -> Result<Option<Ino>, GrowError> {
-        if self.of_layer {
-            layer::mark_whiteout(&mut entry);
+        if self.of_layer && layer::mark_whiteout(&mut entry) && self.is_moot(&entry.path) {
+            return Ok(None);
         }
         if entry.path.is_empty() {
             let xattrs = self.intern(entry.xattrs)?;
