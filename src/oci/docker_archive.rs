@@ -23,7 +23,7 @@ pub(super) fn open(
     reference: Option<&Reference>,
     platform: Option<&Platform>,
 ) -> Result<Found, OciError> {
-    let mut found = by_reference(candidates(store, path)?, reference, path)?;
+    let mut found = by_reference(candidates(store, path)?, reference, platform, path)?;
     if found.len() > 1 || platform.is_some() {
         for candidate in found.iter_mut() {
             let name = &candidate.item.config;

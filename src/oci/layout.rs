@@ -27,7 +27,7 @@ pub(super) fn open(
     reference: Option<&Reference>,
     platform: Option<&Platform>,
 ) -> Result<Found, OciError> {
-    let mut found = by_reference(listed(store, path)?, reference, path)?;
+    let mut found = by_reference(listed(store, path)?, reference, platform, path)?;
     let mut names = Vec::new();
     let mut within = INDEX.to_owned();
     let mut depth = 0;
