@@ -92,10 +92,11 @@ impl Progress {
         }
     }
 
-    /// Starts the counts anew, for a second attempt.
+    /// Starts the counts anew, for another source.
     pub fn restart(&self) {
         self.bytes.store(0, Relaxed);
         self.entries.store(0, Relaxed);
+        self.expect_bytes(0);
     }
 
     /// Asks the task to give up soon and clean up after itself.

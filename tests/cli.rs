@@ -466,7 +466,7 @@ fn an_empty_cache_is_an_empty_list() {
     assert_snapshot!(run_in(&sandbox, &["cache", "ls"]), @r#"
     status: 0
     stdout:
-    KEY  SOURCE  KIND  SIZE  ENTRIES  LAST USED  STATE
+    KEY  SOURCE  KIND  IMAGES  SIZE  ENTRIES  LAST USED  STATE
     "#);
     assert_snapshot!(run_in(&sandbox, &["cache", "ls", "--json"]), @r#"
     status: 0

@@ -76,9 +76,9 @@ pub fn apply(entries: &[Entry]) -> Model {
     model
 }
 
-/// Whether an entry is one that [`apply`] knows what to do with: a link needs a target that is there and is not
-/// removed by the link itself.
-pub fn sensible(entries: Vec<Entry>) -> Vec<Entry> {
+/// The entries that `apply` knows what to do with: a link needs a target that is there and is not removed by the link
+/// itself.
+pub fn sensible(entries: Vec<Entry>, apply: fn(&[Entry]) -> Model) -> Vec<Entry> {
     let mut kept = Vec::new();
     for entry in entries {
         if let Entry::Link(path, target) = &entry {
@@ -321,7 +321,7 @@ pub fn entries() -> impl Strategy<Value = Vec<Entry>> {
         1 => (path(), link_node).prop_map(|(path, node)| Entry::Node([&path, &b"/symlink"[..]].concat(), node)),
         2 => (path(), path()).prop_map(|(path, target)| Entry::Link(path, target)),
     ];
-    prop::collection::vec(entry, 0..40).prop_map(sensible)
+    prop::collection::vec(entry, 0..40).prop_map(|entries| sensible(entries, apply))
 }
 
 proptest! {

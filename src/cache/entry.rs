@@ -92,6 +92,16 @@ impl Entry {
         &self.index
     }
 
+    /// Maps the index anew: what was read of it no longer counts as this process's memory.
+    pub fn remap(&mut self) -> Result<(), CacheError> {
+        let index = open_index(&self.dir, self.key).map_err(|fault| match fault {
+            Fault::Damage(damage) => self.broken(damage),
+            Fault::Error(error) => error,
+        })?;
+        self.index = Arc::new(index);
+        Ok(())
+    }
+
     /// The entries whose data it shares, in the order of [`LayerNo`](crate::index::LayerNo): an image's layers.
     pub fn layers(&self) -> &[Entry] {
         &self.layers

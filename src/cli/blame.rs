@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::error::{CommandError, Kind};
 use super::history::shortened;
 use super::printer::name;
-use super::{Context, SourceArgs, whole};
+use super::whole::Whole;
+use super::{Context, SourceArgs};
 use crate::source::{Deed, LayerDetails};
 
 /// Show which layers of an image added, changed, replaced or removed a path
@@ -40,7 +41,7 @@ struct Row<'a> {
 impl BlameArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
-        let source = whole::open(context, &self.source, &self.source_args, true)?;
+        let source = Whole::begin(context)?.open(&self.source, &self.source_args, true)?;
         let layers = &source.details.layers;
         let rows: Vec<Row> = source
             .blame(self.path.as_bytes())?

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error::{CommandError, Kind};
 use super::printer::name;
 use super::{Context, size, text};
-use crate::cache::{Cache, EntryInfo, Key, Removal, State};
+use crate::cache::{self, Cache, EntryInfo, Key, Removal, State};
 
 /// Look after the cache
 ///
@@ -30,6 +30,8 @@ enum CacheCommand {
 }
 
 /// List what is in the cache, the last used first
+///
+/// IMAGES says how many images share a layer.
 #[derive(Debug, Args)]
 struct LsArgs {
     /// Print a JSON array, with whole keys and sizes in bytes
@@ -152,20 +154,23 @@ impl LsArgs {
             context.printer.json(&rows)?;
         } else {
             let cells: Vec<_> = rows.iter().map(cells).collect();
-            context
-                .printer
-                .table(["KEY", "SOURCE", "KIND", "SIZE", "ENTRIES", "LAST USED", "STATE"], &cells)?;
+            context.printer.table(
+                ["KEY", "SOURCE", "KIND", "IMAGES", "SIZE", "ENTRIES", "LAST USED", "STATE"],
+                &cells,
+            )?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn cells(row: &Row) -> [String; 7] {
+fn cells(row: &Row) -> [String; 8] {
+    let is_layer = row.kind == Some(cache::Kind::Layer.name());
     let state = if row.in_use { format!("{}, in use", row.state) } else { row.state.to_owned() };
     [
         row.key.short(),
         name(&row.source),
         row.kind.unwrap_or_default().to_owned(),
+        if is_layer { row.needed_by.len().to_string() } else { String::new() },
         size::show(row.size_on_disk),
         row.entries.map(|n| n.to_string()).unwrap_or_default(),
         row.last_used.clone().unwrap_or_default(),

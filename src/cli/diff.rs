@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::error::{CommandError, Kind};
 use super::printer::name;
-use super::{Context, SourceArgs, text, whole};
+use super::whole::Whole;
+use super::{Context, SourceArgs, text};
 use crate::index::{Attribute, Change, Difference, DifferenceKind, ReadError, compare};
 use crate::source::Source;
 
@@ -55,7 +56,8 @@ impl From<Difference> for Row {
 impl DiffArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
-        let open = |source: &OsStr| whole::open(context, source, &self.source_args, self.exact);
+        let whole = Whole::begin(context)?;
+        let open = |source: &OsStr| whole.open(source, &self.source_args, self.exact);
         let (before, after) = (open(&self.before)?, open(&self.after)?);
         let (mut rows, mut differ, mut printed) = (Vec::new(), false, Ok(()));
         let compared = self.compare(&before, &after, &mut |row| {

@@ -28,6 +28,7 @@ mod reading;
 mod runtime_dir;
 mod serve;
 mod sessions;
+mod signals;
 mod size;
 mod stat;
 mod text;

@@ -3,22 +3,15 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Duration;
 
 use clap::Args;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use super::error::{CommandError, Kind};
+use super::error::CommandError;
+use super::signals::Signals;
 use super::{Context, SourceArgs};
 use crate::gateway::{FileStat, Gateway};
 use crate::progress::Progress;
 use crate::source;
-
-/// How long a command may take to end once a signal asks for that. A container that it then leaves behind is removed by
-/// the next command that asks the daemon.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where to read.
 #[derive(Debug, Args)]
@@ -66,14 +59,8 @@ impl ReadArgs {
         read: impl FnOnce(&Reading) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
         let progress = Arc::new(Progress::new());
-        let signal = watch_signals(&progress)?;
-        let result = self.open(context, &progress).and_then(|reading| read(&reading));
-        match (result, signal.load(Ordering::Relaxed)) {
-            (Err(_), signal) if signal != 0 => {
-                Err(CommandError::new(Kind::Interrupted(signal), "interrupted"))
-            }
-            (result, _) => result,
-        }
+        let signals = Signals::watch(&progress)?;
+        signals.judge(self.open(context, &progress).and_then(|reading| read(&reading)))
     }
 
     fn open(&self, context: &Context, progress: &Arc<Progress>) -> Result<Reading, CommandError> {
@@ -88,21 +75,4 @@ impl ReadArgs {
         };
         Ok(Reading { gateway, mount })
     }
-}
-
-/// From now on a signal cancels the task, and ends the process if that does not end it. Gives where the signal is told.
-fn watch_signals(progress: &Arc<Progress>) -> Result<Arc<AtomicI32>, CommandError> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])
-        .map_err(|e| CommandError::new(Kind::Failed, "cannot handle signals").caused_by(e))?;
-    let (progress, told) = (Arc::clone(progress), Arc::new(AtomicI32::new(0)));
-    let telling = Arc::clone(&told);
-    std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            telling.store(signal, Ordering::Relaxed);
-            progress.cancel();
-            std::thread::sleep(PATIENCE);
-            std::process::exit(Kind::Interrupted(signal).exit_status().into());
-        }
-    });
-    Ok(told)
 }

@@ -1,7 +1,9 @@
 //! How two filesystems differ: names, attributes and content.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 
+use lru::LruCache;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -9,6 +11,9 @@ use super::{DirCookie, FileType, Filesystem, Ino, ReadError, Stat};
 
 /// Bytes that are compared at a time.
 const CHUNK: usize = 256 << 10;
+
+/// Pairs of hard-linked files whose comparison is remembered until another of their names comes.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
 /// What is different about a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +113,7 @@ pub fn compare(
     emit: &mut dyn FnMut(Difference) -> bool,
 ) -> Result<(), ReadError> {
     let sides = [before, after];
+    let mut contents = Contents { sides, known: LruCache::new(REMEMBERED) };
     let mut path = Vec::new();
     let root = Pair { name: Vec::new(), inodes: [Some(Ino::ROOT); 2] };
     let mut levels = vec![Level { path_len: 0, rest: vec![root].into_iter() }];
@@ -124,7 +130,7 @@ pub fn compare(
         let stat = |side: usize| inodes[side].map(|ino| sides[side].tree().stat(ino)).transpose();
         let stats = [stat(0)?, stat(1)?];
         let kind = match stats {
-            [Some(a), Some(b)] => Some(changes(sides, [a, b])?)
+            [Some(a), Some(b)] => Some(changes(&mut contents, [a, b])?)
                 .filter(|changes| !changes.is_empty())
                 .map(DifferenceKind::Changed),
             [None, _] => Some(DifferenceKind::Added),
@@ -165,7 +171,8 @@ fn pairs(sides: [&Filesystem; 2], stats: [Option<Stat>; 2]) -> Result<Vec<Pair>,
     Ok(pairs)
 }
 
-fn changes(sides: [&Filesystem; 2], stats: [Stat; 2]) -> Result<Vec<Change>, ReadError> {
+fn changes(contents: &mut Contents<'_>, stats: [Stat; 2]) -> Result<Vec<Change>, ReadError> {
+    let sides = contents.sides;
     let mut changes = Vec::new();
     let mut note = |attribute, [before, after]: [String; 2]| {
         if before != after {
@@ -187,8 +194,8 @@ fn changes(sides: [&Filesystem; 2], stats: [Stat; 2]) -> Result<Vec<Change>, Rea
     match a.file_type {
         FileType::Regular => {
             note(Attribute::Size, stats.map(|s| s.size.to_string()));
-            if a.size != b.size || !same_bytes(sides, stats)? {
-                note(Attribute::Content, [digest(sides[0], a.ino)?, digest(sides[1], b.ino)?]);
+            if let Some(digests) = contents.differing(stats)? {
+                note(Attribute::Content, digests);
             }
         }
         FileType::Symlink => {
@@ -225,6 +232,31 @@ fn xattrs(side: &Filesystem, stat: &Stat) -> Result<Xattrs, ReadError> {
     Ok(found)
 }
 
+/// The bytes of files, those with several names read once.
+struct Contents<'a> {
+    sides: [&'a Filesystem; 2],
+    known: LruCache<[Ino; 2], Option<[String; 2]>>,
+}
+
+impl Contents<'_> {
+    /// The digests of two files, if these differ.
+    fn differing(&mut self, stats: [Stat; 2]) -> Result<Option<[String; 2]>, ReadError> {
+        let (sides, inodes) = (self.sides, stats.map(|stat| stat.ino));
+        if let Some(known) = self.known.get(&inodes) {
+            return Ok(known.clone());
+        }
+        let differing = if stats[0].size == stats[1].size && same_bytes(sides, stats)? {
+            None
+        } else {
+            Some([digest(sides[0], inodes[0])?, digest(sides[1], inodes[1])?])
+        };
+        if stats.iter().all(|stat| stat.nlink > 1) {
+            self.known.put(inodes, differing.clone());
+        }
+        Ok(differing)
+    }
+}
+
 /// Whether two files of the same size have the same bytes.
 fn same_bytes(sides: [&Filesystem; 2], stats: [Stat; 2]) -> Result<bool, ReadError> {
     let mut buffers = [vec![0; CHUNK], vec![0; CHUNK]];
@@ -257,4 +289,102 @@ fn digest(side: &Filesystem, ino: Ino) -> Result<String, ReadError> {
     let digest =
         hash.finalize().iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"));
     Ok(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::index::scan::{Content, Entry, EntryKind};
+    use crate::index::{
+        DataFile, DirEntry, GrowingTree, Listing, Order, Segment, Summary, Timestamp, Tree, TreeError,
+    };
+
+    /// A tree that counts how often it is asked where bytes are.
+    struct Counting {
+        tree: GrowingTree,
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Tree for Counting {
+        fn segment(&self, ino: Ino, offset: u64) -> Result<Segment, TreeError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            self.tree.segment(ino, offset)
+        }
+
+        fn stat(&self, ino: Ino) -> Result<Stat, TreeError> {
+            self.tree.stat(ino)
+        }
+
+        fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError> {
+            self.tree.lookup(dir, name)
+        }
+
+        fn parent(&self, ino: Ino) -> Result<Ino, TreeError> {
+            self.tree.parent(ino)
+        }
+
+        fn read_dir(
+            &self,
+            dir: Ino,
+            from: DirCookie,
+            emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+        ) -> Result<Listing, TreeError> {
+            self.tree.read_dir(dir, from, emit)
+        }
+
+        fn read_link(&self, ino: Ino) -> Result<Vec<u8>, TreeError> {
+            self.tree.read_link(ino)
+        }
+
+        fn xattrs(&self, ino: Ino, emit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), TreeError> {
+            self.tree.xattrs(ino, emit)
+        }
+
+        fn summary(&self) -> Summary {
+            self.tree.summary()
+        }
+    }
+
+    /// A file of four bytes with that many names.
+    fn filesystem(names: usize, bytes: &[u8]) -> (Filesystem, Arc<AtomicUsize>) {
+        let mut tree = GrowingTree::new(Order::Any);
+        for name in 0..names {
+            let kind = match name {
+                0 => EntryKind::Regular { size: 4, content: Content::Contiguous { at: 0 } },
+                _ => EntryKind::HardLink(b"0".to_vec()),
+            };
+            let (path, mtime) = (name.to_string().into_bytes(), Timestamp::default());
+            let entry = Entry { path, kind, perm: 0o644, uid: 0, gid: 0, mtime, xattrs: Vec::new() };
+            tree.insert(entry).unwrap();
+        }
+        tree.finish().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
+        let asked = Arc::default();
+        let tree = Counting { tree, asked: Arc::clone(&asked) };
+        (Filesystem::new(Arc::new(tree), vec![DataFile::owned(file)]), asked)
+    }
+
+    #[test]
+    fn a_file_with_several_names_is_read_once() {
+        for (bytes, differing) in [(b"same", 0), (b"some", 3)] {
+            let reads = |names| {
+                let ((before, _), (after, asked)) = (filesystem(names, b"same"), filesystem(names, bytes));
+                let mut found = Vec::new();
+                let mut emit = |difference: Difference| {
+                    found.push(difference.kind);
+                    true
+                };
+                compare(&before, &after, &mut emit).unwrap();
+                assert_eq!(found.len(), differing.min(names));
+                // Every name is told of alike.
+                assert!(found.iter().all(|kind| *kind == found[0]));
+                asked.load(Ordering::Relaxed)
+            };
+            assert_eq!(reads(3), reads(1));
+        }
+    }
 }

@@ -74,10 +74,11 @@ pub(super) fn labels<T>(candidates: &[Candidate<T>]) -> Vec<String> {
     candidates.iter().map(Candidate::label).collect()
 }
 
-/// The candidates that a reference means: all that are left have the same names, so the platform decides.
+/// The candidates that a reference means. Without one, those of different names need a platform that decides.
 pub(super) fn by_reference<T>(
     mut candidates: Vec<Candidate<T>>,
     reference: Option<&Reference>,
+    platform: Option<&Platform>,
     path: &Path,
 ) -> Result<Vec<Candidate<T>>, OciError> {
     if candidates.is_empty() {
@@ -93,7 +94,9 @@ pub(super) fn by_reference<T>(
             let (path, reference) = (path.to_owned(), reference.to_string());
             return Err(OciError::NoSuchImage { path, reference, images: all });
         }
-    } else if candidates.iter().any(|c| Some(&c.names) != candidates.first().map(|first| &first.names)) {
+    } else if platform.is_none()
+        && candidates.iter().any(|c| Some(&c.names) != candidates.first().map(|first| &first.names))
+    {
         return Err(OciError::SeveralImages { path: path.to_owned(), images: labels(&candidates) });
     }
     Ok(candidates)
@@ -172,9 +175,9 @@ mod tests {
     #[test]
     fn several_names_want_a_reference() {
         let two = vec![candidate(&["a:1"], None, 0), candidate(&["b:1", "c"], Some("linux/arm64"), 1)];
-        let error = by_reference(two.clone(), None, Path::new("x.tar")).unwrap_err();
+        let error = by_reference(two.clone(), None, None, Path::new("x.tar")).unwrap_err();
         assert_eq!(error.to_string(), "x.tar holds several images: @0 a:1, @1 b:1 c (linux/arm64)");
-        let by = |text: &str| by_reference(two.clone(), text.parse().ok().as_ref(), Path::new("x.tar"));
+        let by = |text: &str| by_reference(two.clone(), text.parse().ok().as_ref(), None, Path::new("x.tar"));
         assert_eq!(items(by("@1").unwrap()), [1]);
         assert_eq!(items(by("c").unwrap()), [1]);
         assert_eq!(

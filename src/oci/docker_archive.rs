@@ -23,24 +23,7 @@ pub(super) fn open(
     reference: Option<&Reference>,
     platform: Option<&Platform>,
 ) -> Result<Found, OciError> {
-    let bytes = match store.document(MANIFEST) {
-        Err(OciError::Missing(_)) => return Err(OciError::NotAnImage(path.to_owned())),
-        other => other?,
-    };
-    let images: Vec<DockerImage> = serde_json::from_slice(&bytes)
-        .map_err(|source| OciError::Json { blob: MANIFEST.to_owned(), source })?;
-    let candidates = images
-        .into_iter()
-        .enumerate()
-        .map(|(place, image)| Candidate {
-            places: vec![place],
-            names: image.repo_tags.clone().unwrap_or_default(),
-            digest: None,
-            platform: None,
-            item: image,
-        })
-        .collect();
-    let mut found = by_reference(candidates, reference, path)?;
+    let mut found = by_reference(candidates(store, path)?, reference, platform, path)?;
     if found.len() > 1 || platform.is_some() {
         for candidate in found.iter_mut() {
             let name = &candidate.item.config;
@@ -54,6 +37,28 @@ pub(super) fn open(
     }
     let chosen = suitable.pop().ok_or_else(|| OciError::NotAnImage(path.to_owned()))?;
     describe(store, chosen)
+}
+
+/// How many images are listed; none where there is no list.
+pub(super) fn count(store: &Store, path: &Path) -> usize {
+    candidates(store, path).map_or(0, |images| images.len())
+}
+
+fn candidates(store: &Store, path: &Path) -> Result<Vec<Candidate<DockerImage>>, OciError> {
+    let bytes = match store.document(MANIFEST) {
+        Err(OciError::Missing(_)) => return Err(OciError::NotAnImage(path.to_owned())),
+        other => other?,
+    };
+    let images: Vec<DockerImage> = serde_json::from_slice(&bytes)
+        .map_err(|source| OciError::Json { blob: MANIFEST.to_owned(), source })?;
+    let candidates = images.into_iter().enumerate().map(|(place, image)| Candidate {
+        places: vec![place],
+        names: image.repo_tags.iter().flatten().filter(|name| !name.is_empty()).cloned().collect(),
+        digest: None,
+        platform: None,
+        item: image,
+    });
+    Ok(candidates.collect())
 }
 
 /// The configuration as it is stored, and its digest.

@@ -27,16 +27,7 @@ pub(super) fn open(
     reference: Option<&Reference>,
     platform: Option<&Platform>,
 ) -> Result<Found, OciError> {
-    let marker = store.document("oci-layout").and_then(|_| store.document(INDEX));
-    let index = match marker {
-        Err(OciError::Missing(_)) => return Err(OciError::NotAnImage(path.to_owned())),
-        other => other?,
-    };
-    let Document::Index(entries) = spec::document(&index, "", INDEX)? else {
-        let reason = "it is not an image index".to_owned();
-        return Err(OciError::Invalid { blob: INDEX.to_owned(), reason });
-    };
-    let mut found = by_reference(candidates(entries), reference, path)?;
+    let mut found = by_reference(listed(store, path)?, reference, platform, path)?;
     let mut names = Vec::new();
     let mut within = INDEX.to_owned();
     let mut depth = 0;
@@ -61,6 +52,25 @@ pub(super) fn open(
         within = name;
         depth += 1;
     }
+}
+
+/// How many images `index.json` lists; none where it cannot be read.
+pub(super) fn count(store: &Store, path: &Path) -> usize {
+    listed(store, path).map_or(0, |images| images.len())
+}
+
+/// The images of `index.json`.
+fn listed(store: &Store, path: &Path) -> Result<Vec<Candidate<Descriptor>>, OciError> {
+    let marker = store.document("oci-layout").and_then(|_| store.document(INDEX));
+    let index = match marker {
+        Err(OciError::Missing(_)) => return Err(OciError::NotAnImage(path.to_owned())),
+        other => other?,
+    };
+    let Document::Index(entries) = spec::document(&index, "", INDEX)? else {
+        let reason = "it is not an image index".to_owned();
+        return Err(OciError::Invalid { blob: INDEX.to_owned(), reason });
+    };
+    Ok(candidates(entries))
 }
 
 /// The images of an index, one that is listed several times taken once with all its names.

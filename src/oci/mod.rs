@@ -211,7 +211,11 @@ pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError
         Some(transport) => (Store::Archive(Archive::open(path, spool, limits)?), transport),
         None if is_directory(path)? => (Store::directory(path)?, Transport::OciDir),
         None => match Archive::recognise(path, spool, limits)? {
-            Some((archive, transport)) => (Store::Archive(archive), transport),
+            Some((archive, transport)) => {
+                let store = Store::Archive(archive);
+                let transport = fuller(&store, path, transport);
+                (store, transport)
+            }
             None => return Err(OciError::NotAnImage(path.to_owned())),
         },
     };
@@ -221,6 +225,18 @@ pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError
     };
     let found = open(&store, path, options.reference.as_ref(), options.platform.as_ref())?;
     OciImage::new(found, store, limits)
+}
+
+/// Which list of an archive to go by. What `docker save` writes has two; an image that was saved by its id is missing in
+/// the newer one, `index.json`: [moby#47210], [moby#51389].
+///
+/// [moby#47210]: https://github.com/moby/moby/issues/47210
+/// [moby#51389]: https://github.com/moby/moby/issues/51389
+fn fuller(store: &Store, path: &Path, transport: Transport) -> Transport {
+    match docker_archive::count(store, path) > layout::count(store, path) {
+        true => Transport::DockerArchive,
+        false => transport,
+    }
 }
 
 /// Opens an image that comes as a docker-archive in a stream, such as a daemon's; `name` is what errors call it.

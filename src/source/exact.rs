@@ -8,7 +8,8 @@ use std::path::Path;
 
 use super::fill::Opened;
 use super::image::{self, Current};
-use super::layers::{self, Watched};
+use super::layers;
+use super::watched::Watched;
 use super::{Context, SourceError};
 use crate::docker::{Daemon, Image};
 use crate::oci::{self, OciError, OpenOptions};
@@ -21,7 +22,7 @@ pub(super) fn open(
     image: &Image,
     context: &Context<'_>,
 ) -> Result<Opened, SourceError> {
-    if let Some(entry) = image::by_id(&image.id, context)? {
+    if let Some(entry) = image::by_id(&image.id, Some(&image.platform), context)? {
         return Ok(Opened::Entry(Box::new(entry)));
     }
     let progress = context.progress;
@@ -36,7 +37,7 @@ pub(super) fn open(
     current.set(&stream);
     let saved = std::thread::scope(|scope| {
         scope.spawn(|| current.watch(progress));
-        let stream = Watched { inner: stream, progress };
+        let stream = Watched::new(stream, progress);
         let saved = oci::open_stream(stream, Path::new(source), &options);
         current.end();
         saved
@@ -47,5 +48,7 @@ pub(super) fn open(
     })?;
     // An image that is saved by its id has lost its names.
     saved.names.clone_from(&image.names);
-    layers::open_image(source, &saved, context).map(|entry| Opened::Entry(Box::new(entry)))
+    // Kept under the id by which the daemon knows it, and by which it is looked for next time: where that is the digest
+    // of a manifest or an index, what was saved does not tell it.
+    layers::open_image(source, &image.id, &saved, context).map(|entry| Opened::Entry(Box::new(entry)))
 }

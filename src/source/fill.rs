@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufRead, Read};
+use std::io::BufRead;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::place::Place;
+use super::watched::Watched;
 use super::{Context, Details, SourceError};
 use crate::cache::{About, Cache, Claim, Content, Data, DataWriter, Entry, Filler};
 use crate::index::scan::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
@@ -352,7 +353,7 @@ impl Job {
     }
 
     fn watch<R>(&self, inner: R) -> Watched<R> {
-        Watched { inner, progress: Arc::clone(&self.progress), grower: self.grower.clone() }
+        Watched::filling(inner, &self.progress, &self.grower)
     }
 
     fn grow<R: TarInput>(&self, scanner: &mut Scanner<R>) -> Result<(), Stopped> {
@@ -454,43 +455,5 @@ impl Job {
             ScanError::Io(error) => SourceError::stream(&self.source, error),
             other => SourceError::content(&self.source, other),
         }
-    }
-}
-
-/// A stream that tells how far it has come, and ends with an error once the task is cancelled.
-struct Watched<R> {
-    inner: R,
-    progress: Arc<Progress>,
-    grower: Grower,
-}
-
-impl<R: BufRead> Read for Watched<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.fill_buf()?.read(buf)?;
-        self.consume(n);
-        Ok(n)
-    }
-}
-
-impl<R: BufRead> BufRead for Watched<R> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.progress.check().map_err(io::Error::other)?;
-        let here = self.inner.fill_buf()?;
-        self.grower.alive();
-        Ok(here)
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.progress.add_bytes(n as u64);
-        self.inner.consume(n);
-    }
-}
-
-impl TarInput for Watched<FileInput<'_>> {
-    fn skip(&mut self, n: u64) -> io::Result<()> {
-        self.progress.check().map_err(io::Error::other)?;
-        self.inner.skip(n)?;
-        self.progress.add_bytes(n);
-        Ok(())
     }
 }

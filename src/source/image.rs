@@ -13,7 +13,7 @@ use super::place::Place;
 use super::{Context, Details, SourceError, Start};
 use crate::cache::{Content, Entry, Kind, Obtained};
 use crate::docker::{ByteStream, Daemon, DockerError, Engine, HangUp, Image, ImageName, Throwaway};
-use crate::image::Digest;
+use crate::image::{Digest, Platform};
 use crate::index::scan::EndMark;
 use crate::index::{Order, Wish};
 use crate::progress::{Phase, Progress};
@@ -41,7 +41,7 @@ pub(super) fn open(
 ) -> Result<(Opened, Option<Alone>), SourceError> {
     context.progress.enter(Phase::Resolving);
     if let Ok(id) = name.as_str().parse::<Digest>()
-        && let Some(entry) = by_id(&id, context)?
+        && let Some(entry) = by_id(&id, context.platform, context)?
     {
         return Ok((Opened::Entry(Box::new(entry)), None));
     }
@@ -137,7 +137,13 @@ pub(super) fn exported_by(daemon: &Daemon) -> Obtained {
 }
 
 /// The entry of an image, got in the way that is wanted now, if it is in the cache.
-pub(super) fn by_id(id: &Digest, context: &Context<'_>) -> Result<Option<Entry>, SourceError> {
+///
+/// The id alone is not enough where it is that of an index, which has an image for each of several platforms.
+pub(super) fn by_id(
+    id: &Digest,
+    platform: Option<&Platform>,
+    context: &Context<'_>,
+) -> Result<Option<Entry>, SourceError> {
     let id = id.to_string();
     // Nobody is asked which daemon it would be: that of either will do.
     let wanted = |obtained| match obtained {
@@ -146,8 +152,8 @@ pub(super) fn by_id(id: &Digest, context: &Context<'_>) -> Result<Option<Entry>,
         Obtained::Archive | Obtained::File => false,
     };
     Ok(context.cache.find(|meta| {
-        let Content { kind, identity, platform, obtained, .. } = &meta.content;
-        let fits = match (platform, context.platform) {
+        let Content { kind, identity, platform: of, obtained, .. } = &meta.content;
+        let fits = match (of, platform) {
             (Some(has), Some(wanted)) => has.satisfies(wanted),
             _ => true,
         };

@@ -2,47 +2,51 @@
 //! is their merge.
 
 use std::ffi::OsStr;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 use std::path::Path;
 
 use super::error::ContentProblem;
 use super::fill::{self, Opened};
+use super::watched::Watched;
 use super::{Context, Details, LayerDetails, SourceError};
 use crate::cache::{About, Claim, Content, Data, Entry, Filler, Kind, Obtained};
+use crate::image::Digest;
 use crate::index::scan::{EndMark, ScanError, Scanner, TarInput, Tee};
 use crate::index::{GrowingTree, Merge, write_index};
 use crate::oci::{self, Layer, OciImage, OpenOptions, Reference, Transport};
 use crate::progress::{Phase, Progress};
 
-/// Opens an image of an archive or a layout; what the cache does not have of it is read now.
+/// Opens an image of an archive or a layout, which its content tells where the user does not; what the cache does not have
+/// of it is read now.
 pub(super) fn open(
     source: &OsStr,
     path: &Path,
-    transport: Transport,
+    transport: Option<Transport>,
     reference: Option<Reference>,
     context: &Context<'_>,
 ) -> Result<Opened, SourceError> {
     context.progress.enter(Phase::Resolving);
     let options = OpenOptions {
-        transport: Some(transport),
+        transport,
         reference,
         platform: context.platform.cloned(),
         limits: context.limits(),
         spool: context.cache.dir(),
     };
     let image = oci::open(path, &options)?;
-    open_image(source, &image, context).map(|entry| Opened::Entry(Box::new(entry)))
+    open_image(source, &image.id, &image, context).map(|entry| Opened::Entry(Box::new(entry)))
 }
 
-/// The entry of an image.
+/// The entry of an image, to be known by `id`.
 pub(super) fn open_image(
     source: &OsStr,
+    id: &Digest,
     image: &OciImage,
     context: &Context<'_>,
 ) -> Result<Entry, SourceError> {
     let content = Content {
         kind: Kind::Image,
-        identity: image.id.to_string(),
+        identity: id.to_string(),
         platform: Some(image.platform.clone()),
         layers: image.layers.iter().map(|layer| layer.diff_id).collect(),
         obtained: Obtained::Layers,
@@ -57,9 +61,10 @@ pub(super) fn open_image(
     }
     context.progress.enter(Phase::Finishing);
     let mut merge = Merge::new();
-    for layer in &layers {
+    for layer in &mut layers {
         context.progress.check()?;
         merge.add(layer.index()).map_err(|e| SourceError::content(source, e))?;
+        layer.remap()?;
     }
     let tree = merge.finish().map_err(|e| SourceError::content(source, e))?;
     let layers = layers.into_iter().map(|layer| Data::Layer(Box::new(layer))).collect();
@@ -86,7 +91,7 @@ fn open_layer(
     };
     let progress = context.progress;
     progress.enter(Phase::Reading);
-    let stream = Watched { inner: image.layer(layer)?, progress };
+    let stream = Watched::new(image.layer(layer)?, progress);
     let mut scanner = Scanner::new(Tee::new(stream, filler.create_data()?), EndMark::Unneeded);
     let grown = grow(&mut scanner, progress);
     let mut input = scanner.into_input();
@@ -152,31 +157,5 @@ fn details(image: &OciImage) -> Details {
         config: Some(image.config.clone()),
         layers: layers.collect(),
         ..Details::default()
-    }
-}
-
-/// A stream that tells how far it has come, and ends with an error once the task is cancelled.
-pub(super) struct Watched<'a, R> {
-    pub inner: R,
-    pub progress: &'a Progress,
-}
-
-impl<R: BufRead> Read for Watched<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.fill_buf()?.read(buf)?;
-        self.consume(n);
-        Ok(n)
-    }
-}
-
-impl<R: BufRead> BufRead for Watched<'_, R> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.progress.check().map_err(io::Error::other)?;
-        self.inner.fill_buf()
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.progress.add_bytes(n as u64);
-        self.inner.consume(n);
     }
 }

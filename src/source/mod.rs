@@ -16,6 +16,7 @@ mod layers;
 mod place;
 mod spec;
 mod tarball;
+mod watched;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -249,7 +250,7 @@ fn find(source: &OsStr, start: Start, context: &Context<'_>) -> Result<Source, S
         Spec::Container(name) => return container::open(source, &name.parse()?, start, context),
         Spec::Tar(path) => tarball::open(source, &path, context)?,
         Spec::Packed { transport, path, reference } => {
-            layers::open(source, &path, transport, reference, context)?
+            layers::open(source, &path, Some(transport), reference, context)?
         }
         Spec::Path { path, reference } => open_path(source, &path, reference, context)?,
     };
@@ -306,7 +307,7 @@ fn open_path(
         return Ok(Opened::Entry(Box::new(entry)));
     }
     match oci::detect(path, context.limits()) {
-        Ok(Some(transport)) => layers::open(source, path, transport, reference, context),
+        Ok(Some(_)) => layers::open(source, path, None, reference, context),
         Err(error) if path.is_dir() || reference.is_some() => Err(error.into()),
         Ok(None) if reference.is_some() => Err(OciError::NotAnImage(path.to_owned()).into()),
         // What is wrong with it, if anything, is told by whoever reads it as a tar.

@@ -2,7 +2,11 @@
 
 mod build;
 mod commands;
+mod containerd;
+mod forms;
+mod memory;
 mod model;
+mod refusals;
 mod sources;
 mod tars;
 mod unpacked;

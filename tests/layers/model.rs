@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use imagefs::index::{Changes, FileType, Index, Merge, Tree};
+use imagefs::index::{Changes, FileType, Index, Ino, Merge, Tree};
 use proptest::prelude::*;
 
 use super::build::{IDENTITY, index, merge, written};
@@ -31,10 +31,26 @@ fn name(path: &[u8]) -> &[u8] {
     path.rsplit(|&b| b == b'/').next().unwrap_or_default()
 }
 
+/// As [`apply`], but a whiteout beneath what is no directory does nothing.
+fn apply_layer(entries: &[Entry]) -> Model {
+    let mut counted: Vec<Entry> = Vec::new();
+    for entry in entries {
+        let moot = matches!(entry, Entry::Node(path, _) if name(path).starts_with(b".wh.") && {
+            let model = apply(&counted);
+            let above = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(slash, _)| &path[..slash]);
+            above.into_iter().any(|dir| model.get(dir).is_some_and(|node| node.what != What::Directory))
+        });
+        if !moot {
+            counted.push(entry.clone());
+        }
+    }
+    apply(&counted)
+}
+
 /// Leaves of the links that lead out only those whose meaning nobody could doubt: their target is a file below, and
 /// neither they nor their targets meet anything of their own layer.
 fn sensible_links(layer: &mut Layer, below: &Model) {
-    let own = apply(&layer.own);
+    let own = apply_layer(&layer.own);
     let mut taken: Vec<Path> = own.into_keys().filter(|path| !path.is_empty()).collect();
     layer.links_out.retain(|(path, target)| {
         let is_file = below.get(target).is_some_and(|node| node.what != What::Directory);
@@ -51,7 +67,7 @@ fn sensible_links(layer: &mut Layer, below: &Model) {
 
 /// What is left of `below` with `layer` on top, and how many paths that adds, changes and removes.
 fn put_on(below: &Model, layer: &Layer, number: usize) -> (Model, Changes) {
-    let mut own = apply(&layer.own);
+    let mut own = apply_layer(&layer.own);
     for node in own.values_mut().filter(|node| node.file != 0) {
         node.file += number * 10_000;
     }
@@ -125,7 +141,7 @@ fn layer() -> impl Strategy<Value = Layer> {
         |(mut own, whiteouts, links_out, place)| {
             let place = place.index(own.len() + 1);
             own.splice(place..place, whiteouts);
-            Layer { own: sensible(own), links_out }
+            Layer { own: sensible(own, apply_layer), links_out }
         },
     )
 }
@@ -148,6 +164,8 @@ proptest! {
         }
         let tree = merge(&tars).unwrap();
         assert_equals(&tree, &model, &tars);
+        let inodes = tree.summary().inodes as u32;
+        prop_assert!((1..=inodes).all(|n| tree.stat(Ino(n)).is_ok()), "a number is not used");
         let bytes = written(&tree);
         assert_equals(&Index::new(&bytes, &IDENTITY).unwrap(), &model, &tars);
         prop_assert_eq!(written(&merge(&tars).unwrap()), bytes, "the same layers give the same index");
@@ -156,7 +174,7 @@ proptest! {
     #[test]
     fn a_layer_holds_what_its_tar_holds(layer in layer()) {
         let tar = archive(&layer.own);
-        let mut model = apply(&layer.own);
+        let mut model = apply_layer(&layer.own);
         for (path, node) in &mut model {
             if name(path).starts_with(b".wh.") {
                 let kind = if name(path) == b".wh..wh..opq" { &b"opaque"[..] } else { b"whiteout" };

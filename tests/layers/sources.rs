@@ -12,28 +12,28 @@ use super::build::Layer;
 use crate::support::{Daemon, Manifest, succeed};
 
 /// A place for images, and a cache.
-struct Place {
+pub struct Place {
     directory: tempfile::TempDir,
     cache: Cache,
 }
 
 /// What the user says besides the source.
 #[derive(Clone, Copy, Default)]
-struct Ask<'a> {
-    host: Option<&'a str>,
-    platform: Option<&'a str>,
-    max_size: Option<u64>,
-    exact: bool,
+pub struct Ask<'a> {
+    pub host: Option<&'a str>,
+    pub platform: Option<&'a str>,
+    pub max_size: Option<u64>,
+    pub exact: bool,
 }
 
 impl Place {
-    fn new() -> Place {
+    pub fn new() -> Place {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(directory.path().join("cache"))).unwrap();
         Place { directory, cache }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -46,11 +46,11 @@ impl Place {
     }
 
     /// Makes the layout `l` with an image of these layers.
-    fn layout(&self, image: &str, layers: impl IntoIterator<Item = Layer>) {
+    pub fn layout(&self, image: &str, layers: impl IntoIterator<Item = Layer>) {
         super::image(self.directory.path(), image, layers);
     }
 
-    fn open_with(&self, spelled: &str, ask: Ask<'_>) -> (Result<Source, SourceError>, u64) {
+    pub fn open_with(&self, spelled: &str, ask: Ask<'_>) -> (Result<Source, SourceError>, u64) {
         let progress = Arc::new(Progress::new());
         let platform = ask.platform.map(|text| text.parse().unwrap());
         let context = Context {
@@ -86,7 +86,7 @@ impl Place {
     }
 
     /// What umoci makes of an image of the layout `l`.
-    fn unpacked(&self, image: &str) -> Manifest {
+    pub fn unpacked(&self, image: &str) -> Manifest {
         self.shell(&format!("umoci unpack --image l:{image} unpacked-{image}"));
         Manifest::read(&self.path(&format!("unpacked-{image}/rootfs"))).without_attribute(".", "mtime")
     }
@@ -122,6 +122,7 @@ fn every_form_of_an_image_is_the_same_tree() {
         "skopeo oci:l:a docker-archive:docker.tar:name:tag
          skopeo oci:l:a oci-archive:oci.tar:name:tag
          skopeo --dest-compress --dest-compress-format zstd oci:l:a oci:zstd:name:tag
+         skopeo --dest-compress --dest-compress-format zstd:chunked oci:l:a oci:chunked:name:tag
          gzip -k docker.tar; xz -k oci.tar",
     );
     let expected = place.unpacked("a");
@@ -132,6 +133,7 @@ fn every_form_of_an_image_is_the_same_tree() {
         "oci:%/l:a",
         "%/zstd",
         "oci:%/zstd:name:tag",
+        "oci:%/chunked",
         "%/docker.tar",
         "docker-archive:%/docker.tar",
         "docker-archive:%/docker.tar:name:tag",

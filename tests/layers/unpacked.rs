@@ -1,8 +1,9 @@
 //! The merge against `umoci unpack` of the same layers, attribute by attribute.
 
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use imagefs::index::{Index, Merge};
+use imagefs::index::{Index, Ino, Merge, Whence};
 
 use super::build::{IDENTITY, Layer, index_bytes, merge, merged};
 use crate::support::{Manifest, succeed};
@@ -120,6 +121,20 @@ fn one_kind_of_thing_replaces_another() {
 }
 
 #[test]
+fn a_whiteout_in_a_directory_that_is_none_any_more_does_nothing() {
+    // What umoci writes when a directory becomes something else.
+    same([base(), top().file("d", "now a file").without("d/a").without("d/sub/x")]);
+    same([base(), top().without("d/a").file("d", "now a file").without("d/b")]);
+    same([base(), top().fifo("d").opaque("d")]);
+    same([base(), top().link("d", "f").without("d/a")]);
+    same([base(), top().symlink("d", "none").without("d/a")]);
+    same([base(), top().file("new", "new").symlink("d", "new").without("d/a")]);
+    // umoci cannot unpack what it writes of this.
+    let layers = [base().tar(), top().symlink("d", "d").without("d/a").tar()];
+    assert_eq!(Manifest::of(&merged(&layers)).get("d", "target"), Some("d"));
+}
+
+#[test]
 fn a_hard_link_can_lead_to_the_layers_below() {
     same([base(), top().link("second", "f")]);
     same([base(), top().link("d/one", "d/a").link("two", "d/one")]);
@@ -147,6 +162,29 @@ fn a_path_through_a_symlink_goes_where_it_leads() {
     same([base(), top().symlink("lib64", "usr/lib").file("lib64/libm", "libm")]);
     same([base(), top().symlink("up", "../../../usr").file("up/lib/libm", "libm")]);
     same([base(), top().dir("usr/").dir("usr/lib/").file("lib/libm", "libm")]);
+}
+
+#[test]
+fn a_sparse_file_keeps_its_holes_where_another_is_gone() {
+    // Each of these files has an extent at its start and one at its end.
+    let sparse = |names: [&str; 2]| {
+        let directory = tempfile::tempdir().unwrap();
+        for name in names {
+            let file = std::fs::File::create(directory.path().join(name)).unwrap();
+            file.write_all_at(name.as_bytes(), 0).unwrap();
+            file.write_all_at(name.as_bytes(), 1 << 20).unwrap();
+        }
+        let tar = ["--create", "--sparse", "--format=posix", "."];
+        succeed(Command::new("tar").args(tar).current_dir(directory.path()))
+    };
+    let layers = [sparse(["a", "b"]), sparse(["b", "c"]), Layer::new(2).without("a").tar()];
+    let merged = merged(&layers);
+    umoci(&layers).assert_same(&Manifest::of(&merged));
+    for name in [b"b", b"c"] {
+        let ino = merged.tree().lookup(Ino::ROOT, name).unwrap().unwrap();
+        let data = merged.seek(ino, 64 << 10, Whence::Data).unwrap();
+        assert_eq!(data, Some(1 << 20), "the hole ends where the second extent begins");
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 pub enum Member {
     File(Vec<u8>),
+    Directory,
     Symlink(&'static str),
 }
 
@@ -43,6 +44,11 @@ pub fn tar<'a>(members: impl IntoIterator<Item = (&'a str, Member)>) -> Vec<u8> 
             Member::File(content) => {
                 header.set_size(content.len() as u64);
                 builder.append_data(&mut header, name, &content[..]).unwrap();
+            }
+            Member::Directory => {
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_size(0);
+                builder.append_data(&mut header, name, &[][..]).unwrap();
             }
             Member::Symlink(target) => {
                 header.set_entry_type(tar::EntryType::Symlink);

@@ -64,6 +64,24 @@ fn the_platform_chooses_at_every_depth_allowed() {
 }
 
 #[test]
+fn the_platform_chooses_also_among_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut layout = Layout::default();
+    for platform in ["linux/s390x", "linux/riscv64"] {
+        let image = layout.image(&[layer("f", platform.as_bytes())], platform, |_, _| {});
+        layout.list(image, Some(&platform.replace('/', "-")));
+    }
+    layout.write(directory.path());
+    let by = |p: &str| open_with(directory.path(), |o| o.platform = p.parse().ok());
+    assert_eq!(content(&by("linux/riscv64").unwrap()), "linux/riscv64");
+    assert_eq!(
+        by("linux/mips").unwrap_err().to_string(),
+        "there is no image for linux/mips; there is @0 linux-s390x (linux/s390x), @1 linux-riscv64 (linux/riscv64)"
+    );
+    assert!(matches!(open(directory.path()), Err(OciError::SeveralImages { .. })));
+}
+
+#[test]
 fn an_only_image_is_opened_for_any_platform_but_one_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let mut layout = Layout::default();

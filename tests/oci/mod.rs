@@ -1,8 +1,9 @@
 //! Images without a daemon: what other tools wrote, and what nobody should have written.
 
-mod build;
+pub mod build;
 mod choice;
 mod hostile;
+mod writers;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

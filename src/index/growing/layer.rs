@@ -3,20 +3,22 @@
 use crate::index::Whiteout;
 use crate::index::scan::Entry;
 
+use super::paths::Astray;
 use super::{Body, GrowError, GrowingTree, Ino, MAX_SYMLINKS, Order, implicit_directory};
 
 const WHITEOUT_XATTR: &[u8] = b"user.imagefs.whiteout";
 
-/// Says of a whiteout what it is: `whiteout` or `opaque`.
-pub(super) fn mark_whiteout(entry: &mut Entry) {
+/// Says of a whiteout what it is: `whiteout` or `opaque`. Whether it is one is returned.
+pub(super) fn mark_whiteout(entry: &mut Entry) -> bool {
     let name = entry.path.rsplit(|&b| b == b'/').next().unwrap_or_default();
     let kind: &[u8] = match Whiteout::of(name) {
-        None => return,
+        None => return false,
         Some(Whiteout::Name(_)) => b"whiteout",
         Some(Whiteout::Opaque) => b"opaque",
     };
     entry.xattrs.retain(|(name, _)| name != WHITEOUT_XATTR);
     entry.xattrs.push((WHITEOUT_XATTR.to_vec(), kind.to_vec()));
+    true
 }
 
 impl GrowingTree {
@@ -29,6 +31,29 @@ impl GrowingTree {
         let mut tree = GrowingTree::new(Order::Any);
         tree.of_layer = true;
         tree
+    }
+
+    /// Whether a whiteout at this path takes nothing away that is not gone already, because something that is no directory
+    /// has taken the place of one on its way. umoci writes such when a directory becomes a file.
+    pub(super) fn is_moot(&self, whiteout: &[u8]) -> bool {
+        let path = whiteout.iter().rposition(|&b| b == b'/').map_or(&b""[..], |slash| &whiteout[..slash]);
+        if path.is_empty() || self.last_dir.0 == path {
+            return false;
+        }
+        let mut dir = Ino::ROOT;
+        for name in path.split(|&b| b == b'/') {
+            let Some(dentry) = self.dentry(dir, name) else { return false };
+            dir = match self.dentries[dentry as usize].ino() {
+                // A hard link to what is not known yet is one to a file.
+                None => return true,
+                Some(child) if self.is_directory(child) => child,
+                Some(child) => match self.follow(dir, child) {
+                    Ok(target) => target,
+                    Err(astray) => return astray == Astray::Blocked,
+                },
+            };
+        }
+        false
     }
 
     /// Makes the directory that `child`, a symlink of `dir`, leads to; `None` where something else is in the way.

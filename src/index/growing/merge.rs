@@ -66,9 +66,10 @@ impl Merge {
         u16::try_from(self.layers).map(LayerNo).map_err(|_| MergeError::TooManyLayers)
     }
 
-    /// The tree of all layers that were added.
+    /// The tree of all layers that were added, its inodes numbered without a gap.
     pub fn finish(mut self) -> Result<GrowingTree, MergeError> {
         self.tree.finish()?;
+        self.tree.close_gaps();
         Ok(self.tree)
     }
 }

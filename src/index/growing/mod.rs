@@ -2,10 +2,12 @@
 //!
 //! It lives in memory, in a few flat arrays: about a hundred bytes an entry, names included. An inode's number is
 //! the order in which it came, which makes it the same for the same archive and lets the finished
-//! [index](super::writer) keep it. What is replaced or removed leaves a gap in the numbers.
+//! [index](super::writer) keep it. What is replaced or removed leaves a gap in the numbers; a [`Merge`], of which nobody
+//! sees a number before it is finished, closes them.
 
 mod answers;
 mod changes;
+mod gaps;
 mod layer;
 mod links;
 mod merge;
@@ -119,10 +121,10 @@ impl GrowingTree {
     /// Puts an entry into its place. A later entry of a name replaces the earlier; a directory that comes again
     /// takes the new attributes and keeps its children.
     ///
-    /// Returns its inode, but for a hard link whose target has not come yet.
+    /// Returns its inode, but for a hard link whose target has not come yet, and for a whiteout of what is gone already.
     pub fn insert(&mut self, mut entry: Entry) -> Result<Option<Ino>, GrowError> {
-        if self.of_layer {
-            layer::mark_whiteout(&mut entry);
+        if self.of_layer && layer::mark_whiteout(&mut entry) && self.is_moot(&entry.path) {
+            return Ok(None);
         }
         if entry.path.is_empty() {
             let xattrs = self.intern(entry.xattrs)?;

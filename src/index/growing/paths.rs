@@ -3,6 +3,15 @@
 use super::{Body, GrowError, GrowingTree, MAX_SYMLINKS, NONE, implicit_directory};
 use crate::index::Ino;
 
+/// Why a symlink leads to no directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Astray {
+    /// A name on the way is not there.
+    Absent,
+    /// Something on the way is no directory, or it leads in a circle.
+    Blocked,
+}
+
 impl GrowingTree {
     /// The directory of this path, made if it is not there.
     ///
@@ -35,6 +44,11 @@ impl GrowingTree {
 
     /// The directory that `child`, a symlink of `dir`, leads to.
     pub(super) fn resolve(&self, dir: Ino, child: Ino) -> Option<Ino> {
+        self.follow(dir, child).ok()
+    }
+
+    /// As [`resolve`](GrowingTree::resolve), and why there is none.
+    pub(super) fn follow(&self, dir: Ino, child: Ino) -> Result<Ino, Astray> {
         let mut at = dir;
         let mut budget = MAX_SYMLINKS;
         // What is still to be walked, the next component last.
@@ -44,24 +58,24 @@ impl GrowingTree {
             match self.inode_ref(found).body {
                 Body::Directory { .. } => at = found,
                 Body::Symlink { target, len, .. } => {
-                    budget = budget.checked_sub(1)?;
+                    budget = budget.checked_sub(1).ok_or(Astray::Blocked)?;
                     let target = self.target(target, len);
                     if target.starts_with(b"/") {
                         at = Ino::ROOT;
                     }
                     rest.extend(target.rsplit(|&b| b == b'/'));
                     if rest.len() > 4096 {
-                        return None;
+                        return Err(Astray::Blocked);
                     }
                 }
-                _ => return None,
+                _ => return Err(Astray::Blocked),
             }
             found = loop {
                 match rest.pop() {
-                    None => return Some(at),
+                    None => return Ok(at),
                     Some(b"" | b".") => {}
                     Some(b"..") => at = self.above(at),
-                    Some(name) => break self.child(at, name)?,
+                    Some(name) => break self.child(at, name).ok_or(Astray::Absent)?,
                 }
             };
         }
