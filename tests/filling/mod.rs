@@ -1,5 +1,7 @@
 //! Mounts that are used while they are being filled, from real daemons, through a proxy that spoils the stream.
 
+mod spoiled;
+
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -24,8 +26,13 @@ const LATE: &str = "var/lib/dpkg/status";
 /// The mount of `IMAGE` through `proxy` in the background; `options` are words of the command line.
 #[track_caller]
 fn mount(sandbox: &Sandbox, proxy: &Proxy, options: &[&str]) {
+    mount_image(IMAGE, sandbox, proxy, options);
+}
+
+#[track_caller]
+fn mount_image(image: &str, sandbox: &Sandbox, proxy: &Proxy, options: &[&str]) {
     let mut command = sandbox.imagefs(["mount", "--mkdir", "--host", &proxy.address()]);
-    sandbox.run(command.args(options).args([IMAGE, "mnt"])).success();
+    sandbox.run(command.args(options).args([image, "mnt"])).success();
 }
 
 /// What `imagefs mounts` says of the one mount there is.
@@ -37,6 +44,7 @@ fn state(sandbox: &Sandbox) -> Value {
     rows.remove(0)
 }
 
+#[track_caller]
 fn wait_for_state(sandbox: &Sandbox, wanted: &str) {
     assert!(wait_until(|| state(sandbox)["state"] == wanted), "{}", state(sandbox));
 }
@@ -96,8 +104,16 @@ fn a_file_is_read_before_the_stream_brings_it_and_stays_the_same_file() {
     assert!(first.starts_with(b"Package: "), "{}", first.escape_ascii());
     let release = fs::read_to_string(sandbox.path("mnt/rootfs/etc/os-release")).unwrap();
     assert!(release.contains("Debian"), "{release}");
-    let missing = fs::metadata(sandbox.path("mnt/rootfs/etc/no-such-file")).unwrap_err();
-    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    let missing = || fs::metadata(sandbox.path("mnt/rootfs/etc/no-such-file")).unwrap_err().kind();
+    assert_eq!(missing(), ErrorKind::NotFound);
+    let asked = proxy.requests();
+    assert_eq!(missing(), ErrorKind::NotFound);
+    assert_eq!(proxy.requests(), asked, "what does not exist is asked for once");
+    // A directory that the walk has left, which an export of Docker's begins with.
+    let names: Vec<_> = fs::read_dir(sandbox.path("mnt/rootfs/boot")).unwrap().flatten().collect();
+    assert!(names.is_empty(), "{names:?}");
+    let has_come = |what: &str| state(&sandbox)[what].as_u64() > Some(0);
+    assert!(wait_until(|| has_come("entries") && has_come("bytes")), "{}", state(&sandbox));
     assert_eq!(state(&sandbox)["state"], "filling", "all this went on beside the stream");
 
     proxy.release();
@@ -137,7 +153,7 @@ fn a_stream_that_breaks_off_is_asked_for_again_and_goes_on() {
 #[test]
 fn what_has_come_stays_readable_when_the_stream_is_lost() {
     let daemon = Daemon::docker();
-    for fault in [Fault::CutAfter(MIDDLE), Fault::WordsAfter(MIDDLE)] {
+    for fault in [Fault::CutAfter(MIDDLE), Fault::ResetAfter(MIDDLE), Fault::WordsAfter(MIDDLE)] {
         let proxy = Proxy::before(daemon.host(), fault);
         let sandbox = Sandbox::new();
         mount(&sandbox, &proxy, &[]);
@@ -183,6 +199,8 @@ fn a_stalled_stream_is_an_error_for_who_waits_and_not_a_hang() {
     let listing = fs::read_dir(sandbox.path("mnt/rootfs/var/lib/dpkg"));
     let error = listing.and_then(|entries| entries.collect::<Result<Vec<_>, _>>()).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    let log = fs::read_to_string(state(&sandbox)["log"].as_str().unwrap()).unwrap();
+    assert!(log.contains("ERROR") && log.contains("nothing came for 1s"), "{log}");
     umount(&sandbox);
     assert_cache_is_empty(&sandbox);
     proxy.wait_until_all_hung_up();
