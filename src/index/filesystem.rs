@@ -12,7 +12,7 @@ use crate::index::early::{Aliases, Wishes};
 
 mod grower;
 
-pub use grower::Grower;
+pub use grower::{Grower, Incoming};
 
 /// Which end of a data extent lseek(2) looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

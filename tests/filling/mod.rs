@@ -23,6 +23,9 @@ const MIDDLE: usize = 200 << 20;
 /// A path that stands at the end of an export.
 const LATE: &str = "var/lib/dpkg/status";
 
+/// Much more than a page, and late in an export.
+const BIG: &str = "usr/lib/gcc/x86_64-linux-gnu/12/lto1";
+
 /// The mount of `IMAGE` through `proxy` in the background; `options` are words of the command line.
 #[track_caller]
 fn mount(sandbox: &Sandbox, proxy: &Proxy, options: &[&str]) {
@@ -131,6 +134,77 @@ fn a_file_is_read_before_the_stream_brings_it_and_stays_the_same_file() {
     umount(&sandbox);
     assert_eq!(proxy.requests_for("/export"), 1);
     assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
+}
+
+#[test]
+fn a_symlink_that_is_followed_costs_one_request_for_each_name_and_two_for_bytes() {
+    let daemon = Daemon::docker();
+    let proxy = Proxy::before(daemon.host(), Fault::HoldAfter(0));
+    let sandbox = Sandbox::new();
+    mount(&sandbox, &proxy, &[]);
+    let release = fs::read_to_string(sandbox.path("mnt/rootfs/etc/os-release")).unwrap();
+    assert!(release.contains("Debian"), "{release}");
+    let lines = proxy.lines();
+    let asked: Vec<String> = lines
+        .iter()
+        .filter_map(|line| {
+            let (method, path) = (line.split(' ').next()?, line.split("/archive?path=").nth(1)?);
+            Some(format!("{method} {}", path.split(' ').next()?))
+        })
+        .collect();
+    // What the link leads to comes first: the stream may bring the link meanwhile.
+    let expected = [
+        "HEAD /etc",
+        "HEAD /etc/os-release",
+        "HEAD /usr",
+        "HEAD /usr/lib",
+        "HEAD /usr/lib/os-release",
+        "GET /usr/lib/os-release",
+        "GET /etc/os-release",
+    ];
+    assert_eq!(asked, expected);
+    proxy.release();
+    wait_for_state(&sandbox, "ready");
+    assert_eq!(release, fs::read_to_string(sandbox.path("mnt/rootfs/etc/os-release")).unwrap());
+    umount(&sandbox);
+    assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
+}
+
+#[test]
+fn a_large_file_is_read_before_the_stream_brings_it() {
+    let daemon = Daemon::docker();
+    let proxy = Proxy::before(daemon.host(), Fault::HoldAfter(0));
+    let sandbox = Sandbox::new();
+    mount(&sandbox, &proxy, &[]);
+    let path = sandbox.path("mnt/rootfs").join(BIG);
+    let open = fs::File::open(&path).unwrap();
+    let early = fs::read(&path).unwrap();
+    assert!(early.len() > 20 << 20, "{BIG} is {} bytes long", early.len());
+    assert_eq!(early.len() as u64, open.metadata().unwrap().len());
+    assert_eq!(state(&sandbox)["state"], "filling");
+    proxy.release();
+    wait_for_state(&sandbox, "ready");
+    assert!(early == fs::read(&path).unwrap());
+    drop(open);
+    umount(&sandbox);
+    assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
+}
+
+#[test]
+fn an_answer_for_a_single_path_that_does_not_come_holds_nothing_up() {
+    let daemon = Daemon::docker();
+    for fault in [Fault::StallAfter(0), Fault::StallAfter(700), Fault::CutAfter(700), Fault::ResetAfter(0)] {
+        let proxy = Proxy::spoiling("/archive", daemon.host(), vec![fault]);
+        let sandbox = Sandbox::new();
+        mount(&sandbox, &proxy, &[]);
+        let status = fs::read_to_string(sandbox.path("mnt/rootfs").join(LATE)).unwrap();
+        assert!(status.starts_with("Package: "), "{fault:?}");
+        assert!(proxy.lines().iter().any(|line| line.starts_with("GET ") && line.contains("/archive")));
+        wait_for_state(&sandbox, "ready");
+        umount(&sandbox);
+        proxy.wait_until_all_hung_up();
+        assert_eq!(throwaways(&daemon, &proxy), [""; 0], "{fault:?}");
+    }
 }
 
 #[test]

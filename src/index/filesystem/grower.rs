@@ -1,10 +1,13 @@
 //! What is put into a filling filesystem.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::{Finished, Live};
-use crate::index::early::{Aliases, Glance};
+use crate::index::early::{Aliases, Glance, Wish};
 use crate::index::scan::Entry;
+use crate::index::spool::Piece;
 use crate::index::{DataFile, GrowError, GrowingTree, Tree};
 
 /// Puts into a filling filesystem what comes.
@@ -78,8 +81,52 @@ impl Grower {
         self.live.filling.header(path, entry);
     }
 
-    /// All bytes of the regular file that was found at `path`.
-    pub fn content(&self, path: &[u8], bytes: Vec<u8>) {
-        self.live.filling.content(path, bytes);
+    /// The file into which what is fetched ahead of the stream is written: nobody else's, and best without a name. Without
+    /// one, no [content](Grower::content) is taken. To be called once.
+    pub fn spool_in(&self, file: File) {
+        self.live.filling.spool_in(file);
+    }
+
+    /// Takes the `size` bytes of the regular file that was found at `path`. `None` if there is no room for them, or if they
+    /// are there or on their way already.
+    pub fn content(&self, path: &[u8], size: u64) -> Option<Incoming> {
+        let piece = self.live.filling.begin_content(path, size)?;
+        Some(Incoming { live: Arc::clone(&self.live), path: path.to_vec(), piece })
+    }
+
+    /// Whether a wish is still to be granted: the stream may have come by meanwhile.
+    pub fn wants(&self, wish: &Wish) -> bool {
+        self.live.filling.wants(wish)
+    }
+}
+
+/// The bytes of one file that are being fetched ahead of the stream. They can be read as they are written.
+///
+/// Dropped before all of them have come, they are forgotten: then the stream brings them.
+pub struct Incoming {
+    live: Arc<Live>,
+    path: Vec<u8>,
+    piece: Piece,
+}
+
+impl Write for Incoming {
+    /// # Errors
+    /// `FileTooLarge` for more bytes than there should be, `BrokenPipe` once nobody needs them any more; or the disk is full.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let arrived = self.piece.write(bytes)?;
+        match self.live.filling.content_arrived(&self.path, arrived) {
+            true => Ok(bytes.len()),
+            false => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.live.filling.end_content(&self.path);
     }
 }
