@@ -3,11 +3,12 @@
 mod spoiled;
 
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Child, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::proxy::{Fault, Proxy};
@@ -294,24 +295,54 @@ fn a_filling_mount_that_ends_leaves_nothing() {
     }
 }
 
-#[test]
-fn a_second_mount_of_a_filling_image_makes_no_second_export() {
-    let daemon = Daemon::docker();
-    let proxy = Proxy::before(daemon.host(), Fault::HoldAfter(EARLY));
-    let sandbox = Sandbox::new();
-    mount(&sandbox, &proxy, &[]);
+/// Begins a second mount of what is being filled, at `second`, and returns once it says that it waits.
+fn wait_for_another(sandbox: &Sandbox, proxy: &Proxy) -> Child {
     let mut second = sandbox.imagefs(["mount", "--mkdir", "--host", &proxy.address(), IMAGE, "second"]);
-    let mut child = second.spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    proxy.release();
-    assert!(child.wait().unwrap().success());
-    let release = fs::read_to_string(sandbox.path("second/rootfs/etc/os-release")).unwrap();
-    assert!(release.contains("Debian"));
-    assert_eq!(proxy.requests_for("/export"), 1);
-    for mountpoint in ["mnt", "second"] {
-        sandbox.run(&mut sandbox.imagefs(["umount", mountpoint])).success();
+    let mut child = second.stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert_eq!(told.next().unwrap().unwrap(), format!("{IMAGE}: waiting for another imagefs that reads it"));
+    child
+}
+
+#[test]
+fn a_second_mount_of_a_filling_image_waits_and_makes_no_second_export() {
+    for daemon in Daemon::both() {
+        let proxy = Proxy::before(daemon.host(), Fault::HoldAfter(EARLY));
+        let sandbox = Sandbox::new();
+        mount(&sandbox, &proxy, &[]);
+        let mut second = wait_for_another(&sandbox, &proxy);
+        proxy.release();
+        assert!(second.wait().unwrap().success());
+        let release = fs::read_to_string(sandbox.path("second/rootfs/etc/os-release")).unwrap();
+        assert!(release.contains("Debian"));
+        assert_eq!((proxy.requests_for("/export"), proxy.containers().len()), (1, 1));
+        for mountpoint in ["mnt", "second"] {
+            sandbox.run(&mut sandbox.imagefs(["umount", mountpoint])).success();
+        }
+        sandbox.assert_nothing_left();
+        assert_eq!(throwaways(&daemon, &proxy), [""; 0], "{}", daemon.name);
     }
-    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn who_waits_for_a_filling_image_fills_it_when_the_first_is_killed() {
+    for daemon in Daemon::both() {
+        let proxy = Proxy::with_faults(daemon.host(), vec![Fault::HoldAfter(EARLY), Fault::None]);
+        let sandbox = Sandbox::new();
+        mount(&sandbox, &proxy, &[]);
+        let pid = state(&sandbox)["pid"].as_i64().unwrap();
+        let mut second = wait_for_another(&sandbox, &proxy);
+        kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+        assert!(second.wait().unwrap().success());
+        let status = fs::read_to_string(sandbox.path("second/rootfs").join(LATE)).unwrap();
+        assert!(status.starts_with("Package: "));
+        assert_eq!(proxy.requests_for("/export"), 2);
+        for mountpoint in ["mnt", "second"] {
+            sandbox.run(&mut sandbox.imagefs(["umount", mountpoint])).success();
+        }
+        sandbox.assert_nothing_left();
+        assert_eq!(throwaways(&daemon, &proxy), [""; 0], "{}", daemon.name);
+    }
 }
 
 #[test]
