@@ -62,7 +62,8 @@ impl Daemon {
     /// A tar of what stands at `path` in the container, with all that is below it; `None` if nothing does.
     ///
     /// Its first header is for `path` itself: who wants no more drops the stream then. Docker gives a symlink as
-    /// it is; Podman (4.3) gives what the link leads to, under the name of the link.
+    /// it is; Podman (4.3) gives what the link leads to, under the name of the link, and says of everything that the
+    /// user of the container owns it.
     ///
     /// # Errors
     /// [`DockerError::ContainerNotFound`]; [`DockerError::NameNotSupported`] for a name that is not UTF-8, and from

@@ -28,6 +28,8 @@ const MAX_TARGETS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 const CHUNK: usize = 128 << 10;
 
 /// Grants the wishes of a filesystem whose stream is under way. To be shared by as many threads as may ask at a time.
+///
+/// Podman is only asked whether there is something: it tells neither who owns a file nor what a symlink's target is.
 pub(super) struct Ahead<'a> {
     daemon: &'a Daemon,
     container: &'a Throwaway,
@@ -67,6 +69,7 @@ impl<'a> Ahead<'a> {
             }
             let granted = match &wish {
                 Wish::Existence(path) => self.look(path).map(|found| found.is_some()),
+                _ if self.daemon.engine() == Engine::Podman => Ok(false),
                 Wish::Target(path) => self.follow(path),
                 Wish::Header(_) => self.bring(&wish, MAX_ALONG),
                 Wish::Content(_) => self.bring(&wish, MAX_FETCHED),
@@ -104,9 +107,6 @@ impl<'a> Ahead<'a> {
 
     /// Brings the target of a symlink. Who wants it goes there next, so what is there is brought first.
     fn follow(&self, path: &[u8]) -> Result<bool, SourceError> {
-        if !gives_links(self.daemon) {
-            return Ok(false);
-        }
         let target = lock(&self.targets).pop(path);
         if let Some(Err(error)) = target.map(|target| self.prepare(&target)) {
             tracing::debug!("not looked at in advance: {error}");
@@ -145,11 +145,6 @@ impl<'a> Ahead<'a> {
         let _turn = self.turn(path);
         if !self.grower.wants(wish) {
             return Ok(true);
-        }
-        if !gives_links(self.daemon)
-            && self.container.stat_path(&absolute(path))?.is_none_or(|stat| stat.resolved.is_some())
-        {
-            return Ok(false);
         }
         let Answer::File(file) = fetch(self.container, path, |stream| self.current.add(stream))? else {
             return Ok(false);

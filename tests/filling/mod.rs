@@ -351,10 +351,18 @@ fn a_filling_mount_shows_on_podman_what_it_shows_on_docker() {
     let proxy = Proxy::before(daemon.host(), Fault::None);
     let sandbox = Sandbox::new();
     mount(&sandbox, &proxy, &[]);
+    // Podman itself says of a single file that the user of the image owns it.
+    let owner = || {
+        let found = fs::metadata(sandbox.path("mnt/rootfs").join(LATE)).unwrap();
+        (found.uid(), found.gid(), found.ino())
+    };
+    let early = owner();
+    assert_eq!((early.0, early.1), (0, 0));
     let status = fs::read_to_string(sandbox.path("mnt/rootfs").join(LATE)).unwrap();
     assert!(status.starts_with("Package: "));
     assert!(Path::new(&sandbox.path("mnt/rootfs/etc/os-release")).exists());
     wait_for_state(&sandbox, "ready");
+    assert_eq!(owner(), early);
     assert_eq!(status, fs::read_to_string(sandbox.path("mnt/rootfs").join(LATE)).unwrap());
     umount(&sandbox);
     assert_eq!(throwaways(&daemon, &proxy), [""; 0]);
