@@ -24,6 +24,7 @@ on_both_daemons!(
     every_mount_is_what_the_daemon_copies,
     the_root_filesystem_is_what_the_daemon_exports,
     what_nobody_looks_into_is_not_fetched,
+    a_mount_whose_stream_breaks_off_is_asked_for_again,
     a_mount_that_cannot_be_read_is_empty_and_says_why,
     a_bare_name_is_a_container_where_no_image_has_it,
     a_volume_is_read_without_a_mountpoint,
@@ -271,6 +272,30 @@ fn what_nobody_looks_into_is_not_fetched(daemon: Daemon) {
     assert_eq!(proxy.requests_for("/archive?"), 1, "{:?}", proxy.lines());
     assert_eq!(proxy.containers().len(), 1, "{:?}", proxy.lines());
     assert_eq!(proxy.requests_for("/export"), 1, "{:?}", proxy.lines());
+}
+
+fn a_mount_whose_stream_breaks_off_is_asked_for_again(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let container = container_with_mounts(&daemon, &sandbox);
+    let whole = mount(&sandbox, daemon.host(), &container.source());
+    for fault in [Fault::CutAfter(700), Fault::ResetAfter(1100), Fault::WordsAfter(512)] {
+        let proxy = Proxy::spoiling("/archive?", daemon.host(), vec![fault, Fault::None]);
+        let mnt = mount(&sandbox, &proxy.address(), &container.source());
+        let read = |root: &Path| {
+            // Until somebody looks into it, nobody knows how old it is.
+            assert!(fs::read_dir(root.join("data")).unwrap().all(|entry| entry.is_ok()));
+            // A link count may be kept by the kernel from before the rest had come.
+            Manifest::read(&root.join("data")).ignoring("nlink")
+        };
+        read(&whole).assert_same(&read(&mnt));
+        let asked = proxy
+            .lines()
+            .iter()
+            .filter(|line| line.starts_with("GET ") && line.contains("/archive?"))
+            .count();
+        assert_eq!(asked, 2, "{fault:?}: {:#?}", proxy.lines());
+        sandbox.unmount(&mnt);
+    }
 }
 
 fn a_mount_that_cannot_be_read_is_empty_and_says_why(daemon: Daemon) {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::support::{Manifest, Sandbox, archives, succeed};
+use crate::support::{Manifest, Sandbox, archives, succeed, wait_until};
 
 #[test]
 fn the_torture_archive_is_what_gnu_tar_extracts() {
@@ -139,4 +140,89 @@ fn the_same_file_has_the_same_inode_number_in_every_mount() {
     let (cold, warm) = (numbers("cold"), numbers("warm"));
     assert!(cold.len() > 20_000, "{}", cold.len());
     assert!(cold == warm);
+}
+
+/// Writes a tar of `directories` × 100 directories with 99 empty files each; returns how many entries that are.
+fn write_wide_tar(path: &Path, directories: u32) -> u64 {
+    fn put(tar: &mut impl Write, path: &str, kind: u8) -> u64 {
+        // By POSIX pax(1), "ustar Interchange Format": a checksum counts its own field as blanks.
+        let mut header = [0; 512];
+        header[..path.len()].copy_from_slice(path.as_bytes());
+        header[100..156]
+            .copy_from_slice(b"0000755\x000000000\x000000000\x0000000000000\x0014000000000\x00        ");
+        header[156] = kind;
+        header[257..265].copy_from_slice(b"ustar\x0000");
+        let filled = header[..path.len()].iter().chain(&header[100..265]);
+        let sum: u32 = filled.map(|&byte| u32::from(byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        tar.write_all(&header).unwrap();
+        1
+    }
+    let mut tar = BufWriter::with_capacity(1 << 20, fs::File::create(path).unwrap());
+    let mut count = 0;
+    for directory in 0..directories {
+        count += put(&mut tar, &format!("directory-{directory:03}/"), b'5');
+        for sub in 0..100 {
+            count += put(&mut tar, &format!("directory-{directory:03}/sub-{sub:02}/"), b'5');
+            for file in 0..99 {
+                let name = format!("directory-{directory:03}/sub-{sub:02}/file-{file:02}.extension");
+                count += put(&mut tar, &name, b'0');
+            }
+        }
+    }
+    tar.write_all(&[0; 1024]).unwrap();
+    tar.flush().unwrap();
+    count
+}
+
+/// What `imagefs mounts` says of the mount at a mountpoint.
+#[track_caller]
+fn state(sandbox: &Sandbox, mountpoint: &Path) -> serde_json::Value {
+    let listed = sandbox.run(&mut sandbox.imagefs(["mounts", "--json"])).success().stdout;
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&listed).unwrap();
+    let here = |row: &serde_json::Value| row["mountpoint"] == mountpoint.to_str().unwrap();
+    rows.into_iter().find(here).unwrap_or_else(|| panic!("{listed}"))
+}
+
+/// Mounts a tar that takes a while to read, uses it meanwhile, and returns when all of it is there.
+#[track_caller]
+fn use_while_it_is_read(sandbox: &Sandbox, tar: &Path, count: u64) -> PathBuf {
+    let mountpoint = sandbox.directory("mnt");
+    sandbox.run(sandbox.imagefs(["mount"]).arg(tar).arg(&mountpoint)).success();
+    let first = fs::metadata(mountpoint.join("rootfs/directory-000/sub-00/file-00.extension")).unwrap();
+    assert!(first.is_file() && first.permissions().mode() & 0o7777 == 0o755);
+    assert_eq!(state(sandbox, &mountpoint)["state"], "filling");
+    // A second one does not read it again, and is there when the first is complete.
+    let second = sandbox.mount("second", [tar]);
+    assert!(wait_until(|| state(sandbox, &mountpoint)["state"] == "ready"));
+    for mountpoint in [&mountpoint, &second] {
+        assert_eq!(state(sandbox, mountpoint)["entries"], count);
+        let last = fs::read_dir(mountpoint.join("rootfs/directory-000/sub-99")).unwrap();
+        assert_eq!(last.flatten().count(), 99);
+    }
+    mountpoint
+}
+
+#[test]
+fn a_compressed_archive_is_used_while_it_is_unpacked() {
+    let sandbox = Sandbox::new();
+    let tar = sandbox.path("wide.tar");
+    let count = write_wide_tar(&tar, 20);
+    succeed(sandbox.command("zstd").args(["-1", "--rm", "-q"]).arg(&tar));
+    use_while_it_is_read(&sandbox, &sandbox.path("wide.tar.zst"), count);
+}
+
+#[test]
+fn a_million_entries_take_at_most_200_mib_of_memory_while_they_come() {
+    let sandbox = Sandbox::new();
+    let tar = sandbox.path("wide.tar");
+    let count = write_wide_tar(&tar, 101);
+    assert!(count > 1_000_000);
+    let mountpoint = use_while_it_is_read(&sandbox, &tar, count);
+    let status = format!("/proc/{}/status", state(&sandbox, &mountpoint)["pid"]);
+    let status = fs::read_to_string(status).unwrap();
+    // proc_pid_status(5): the most that was ever resident, in KiB, what is mapped from files included.
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak <= 200 << 10, "{peak} KiB");
 }

@@ -14,6 +14,9 @@ use super::meta::{self, About, COMPLETE, DATA, DataRef, INDEX, META, Meta, Part}
 use super::{CacheError, Content, Entry, Key};
 use crate::index::{FileIdentity, Index};
 
+/// The name that a file without one has at first.
+const SCRATCH: &str = "scratch";
+
 /// An entry that is being made, by this process alone. Dropped before it is published, it leaves nothing.
 #[derive(Debug)]
 pub struct Filler {
@@ -89,6 +92,13 @@ impl Filler {
     /// Opens the data file for reading what has been written of it.
     pub fn open_data(&self) -> Result<File, CacheError> {
         self.open(DATA)
+    }
+
+    /// Makes a file for what is needed only until the entry is there. It has no name, and goes when it is closed.
+    pub fn create_scratch(&self) -> Result<File, CacheError> {
+        let file = self.dir.make_file(SCRATCH)?;
+        self.dir.remove_file(SCRATCH)?;
+        Ok(file)
     }
 
     /// Makes the index file, for [`write_index`](crate::index::write_index) with the [key](Key::as_bytes) as the

@@ -11,6 +11,9 @@ use crate::progress::{Phase, Progress};
 /// How often the bar is drawn anew.
 pub const INTERVAL: Duration = Duration::from_millis(100);
 
+/// What is said of [`Phase::Waiting`].
+pub const FOR_ANOTHER: &str = "waiting for another imagefs that reads it";
+
 const WAITING: &str = "{spinner} {prefix}: {msg} {elapsed}";
 const READING: &str = "{spinner} {prefix}: {binary_bytes} {binary_bytes_per_sec} {msg} {elapsed}";
 const READING_KNOWN_SIZE: &str = "{spinner} {prefix}: {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {msg} {elapsed}";
@@ -31,6 +34,11 @@ impl Bar {
         Bar { bar, template: WAITING }
     }
 
+    /// Whether nobody sees it.
+    pub fn is_hidden(&self) -> bool {
+        self.bar.is_hidden()
+    }
+
     /// Draws what there is to tell now.
     pub fn draw(&mut self, progress: &Progress) {
         let (phase, total, entries) = (progress.phase(), progress.expected_bytes(), progress.entries());
@@ -49,7 +57,7 @@ impl Bar {
         self.bar.set_position(progress.bytes());
         self.bar.set_message(match phase {
             Phase::Resolving => "looking it up".to_owned(),
-            Phase::Waiting => "waiting for another imagefs that reads it".to_owned(),
+            Phase::Waiting => FOR_ANOTHER.to_owned(),
             Phase::Reading => format!("{entries} entries"),
             Phase::Finishing | Phase::Done => "finishing".to_owned(),
         });

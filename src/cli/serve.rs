@@ -17,11 +17,12 @@ use super::background::Detached;
 use super::bar::{self, Bar};
 use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
+use super::printer::Printer;
 use super::sessions::{Record, Register, Registration, Stage};
 use crate::fuse::{self, End, SessionConfig, Stopper, View};
 use crate::index::FillState;
 use crate::owner::Owner;
-use crate::progress::Progress;
+use crate::progress::{Phase, Progress};
 use crate::source::Source;
 
 /// How often a record is brought up to date while the source is being read.
@@ -65,7 +66,9 @@ pub fn serve(
     mountpoint.make_ready()?;
     let show_bar = context.global.verbose == 0 && !context.global.quiet;
     let bar = show_bar.then(|| Bar::new(&registration.record().source.to_string_lossy()));
-    let prepared = during(|ended| show(&progress, &mut registration, bar, ended), || prepare(&progress));
+    let printer = &context.printer;
+    let prepared =
+        during(|ended| show(&progress, &mut registration, bar, printer, ended), || prepare(&progress));
     ending.check()?;
     let Prepared { view, config, source } = prepared?;
 
@@ -143,11 +146,22 @@ fn during<T>(companion: impl FnOnce(&Receiver<()>) + Send, task: impl FnOnce() -
 }
 
 /// Shows on the terminal and in the record how the source is being opened.
-fn show(progress: &Progress, registration: &mut Registration, mut bar: Option<Bar>, ended: &Receiver<()>) {
+fn show(
+    progress: &Progress,
+    registration: &mut Registration,
+    mut bar: Option<Bar>,
+    printer: &Printer,
+    ended: &Receiver<()>,
+) {
     let mut recorded = Instant::now();
+    // The bar says so itself, where there is one.
+    let mut to_tell = bar.as_ref().is_none_or(Bar::is_hidden);
     while ended.recv_timeout(bar::INTERVAL) == Err(RecvTimeoutError::Timeout) {
         if let Some(bar) = &mut bar {
             bar.draw(progress);
+        }
+        if progress.phase() == Phase::Waiting && std::mem::take(&mut to_tell) {
+            printer.note(format!("{}: {}", registration.record().source.to_string_lossy(), bar::FOR_ANOTHER));
         }
         if recorded.elapsed() >= RECORD_INTERVAL {
             recorded = Instant::now();

@@ -39,7 +39,7 @@ impl Daemon {
         let stat = match answer {
             // The answer to a HEAD does not say which of the two is absent (404), nor what failed (500).
             Err(DockerError::Refused { status: 404 | 500, .. }) => {
-                return match self.fetch(container, path, &doing)? {
+                return match self.fetch(container, path, &doing, |_| {})? {
                     None => Ok(None),
                     Some(_) => {
                         let reason = "it denies what it then delivers".into();
@@ -62,15 +62,30 @@ impl Daemon {
     /// A tar of what stands at `path` in the container, with all that is below it; `None` if nothing does.
     ///
     /// Its first header is for `path` itself: who wants no more drops the stream then. Docker gives a symlink as
-    /// it is; Podman (4.3) gives what the link leads to, under the name of the link.
+    /// it is; Podman (4.3) gives what the link leads to, under the name of the link, and says of everything that the
+    /// user of the container owns it.
     ///
     /// # Errors
     /// [`DockerError::ContainerNotFound`]; [`DockerError::NameNotSupported`] for a name that is not UTF-8, and from
     /// Podman for one that holds one of `*?[\`.
     pub fn archive(&self, container: &ContainerId, path: &[u8]) -> Result<Option<ByteStream>, DockerError> {
+        self.archive_with(container, path, |_| {})
+    }
+
+    /// As [`Daemon::archive`], which waits for the daemon's first bytes: `begun` is told of the stream before that, and
+    /// may keep what [hangs it up](ByteStream::hang_up_handle).
+    ///
+    /// # Errors
+    /// As there, and [`DockerError::HungUp`].
+    pub fn archive_with(
+        &self,
+        container: &ContainerId,
+        path: &[u8],
+        begun: impl FnOnce(&ByteStream),
+    ) -> Result<Option<ByteStream>, DockerError> {
         let doing = describe("fetch", path);
         self.check_plain(path, &doing)?;
-        self.fetch(container, path, &doing)
+        self.fetch(container, path, &doing, begun)
     }
 
     fn fetch(
@@ -78,8 +93,10 @@ impl Daemon {
         container: &ContainerId,
         path: &[u8],
         doing: &str,
+        begun: impl FnOnce(&ByteStream),
     ) -> Result<Option<ByteStream>, DockerError> {
         let mut stream = self.client.get(&target(container, path), doing, self.client.patience.answer)?;
+        begun(&stream);
         match stream.fill() {
             Ok(()) => Ok(Some(stream)),
             Err(DockerError::Refused { status, message, .. }) if is_absent(status, &message) => {

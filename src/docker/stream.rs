@@ -5,7 +5,7 @@
 
 use std::io::{self, BufRead, Read};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
@@ -50,12 +50,19 @@ enum State {
 
 /// Ends a [`ByteStream`] from another thread, also one that waits for its first byte.
 #[derive(Clone)]
-pub struct HangUp(Arc<Notify>);
+pub struct HangUp(Weak<Notify>);
 
 impl HangUp {
     /// Makes the stream's current read, or else its next one that has to wait, fail.
     pub fn hang_up(&self) {
-        self.0.notify_one();
+        if let Some(stream) = self.0.upgrade() {
+            stream.notify_one();
+        }
+    }
+
+    /// Whether there is no stream any more.
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
     }
 }
 
@@ -80,7 +87,7 @@ impl ByteStream {
 
     /// What ends this stream from another thread.
     pub fn hang_up_handle(&self) -> HangUp {
-        HangUp(self.hang_up.clone())
+        HangUp(Arc::downgrade(&self.hang_up))
     }
 
     /// Waits for bytes; none are left in the chunk only at the end of the body.

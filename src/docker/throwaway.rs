@@ -167,6 +167,18 @@ impl Throwaway {
         self.daemon.archive(&self.id, path)
     }
 
+    /// The same, told of before it is waited for. See [`Daemon::archive_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn archive_with(
+        &self,
+        path: &[u8],
+        begun: impl FnOnce(&ByteStream),
+    ) -> Result<Option<ByteStream>, DockerError> {
+        self.daemon.archive_with(&self.id, path, begun)
+    }
+
     /// Removes the container now, and says so if that fails.
     ///
     /// # Errors

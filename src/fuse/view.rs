@@ -254,6 +254,10 @@ impl View {
             FileType::CharDevice | FileType::BlockDevice if glimpse.certainty == Certainty::Ahead => {
                 Ok(Attributes { certainty: Certainty::Ahead, ..self.attributes(node)? })
             }
+            // Its length takes its target, which only who follows it wants.
+            FileType::Symlink if glimpse.certainty == Certainty::Ahead => {
+                Ok(self.plain(node, &glimpse.stat, Certainty::Ahead))
+            }
             _ => match self.of_stat(mount, &glimpse.stat, glimpse.certainty) {
                 Err(error) if error.is_not_yet() => {
                     let plain = self.plain(node, &glimpse.stat, Certainty::Ahead);
@@ -296,9 +300,11 @@ impl View {
     pub fn read_link(&self, node: Node) -> Result<Vec<u8>, ViewError> {
         let Place::Mount(mount, ino) = self.place(node)? else { return Err(ViewError::NotASymlink(node)) };
         let tree = self.filesystem(mount, node)?.tree();
+        // Asked for first: with it the rest is known.
+        let stored = tree.read_link(ino)?;
         match self.options.symlinks {
-            SymlinkMode::Raw => Ok(tree.read_link(ino)?),
-            SymlinkMode::Contain => self.contained_target(mount, &tree.stat(ino)?),
+            SymlinkMode::Raw => Ok(stored),
+            SymlinkMode::Contain => self.contained_target(mount, &tree.stat(ino)?, stored),
         }
     }
 
@@ -441,9 +447,8 @@ impl View {
         }
     }
 
-    fn contained_target(&self, mount: usize, link: &Stat) -> Result<Vec<u8>, ViewError> {
+    fn contained_target(&self, mount: usize, link: &Stat, stored: Vec<u8>) -> Result<Vec<u8>, ViewError> {
         let tree = self.filesystem(mount, self.numbering.node(mount, link.ino))?.tree();
-        let stored = tree.read_link(link.ino)?;
         // A layer is nowhere in a container: its links stay in it.
         let destinations = if mount < self.containers { &self.destinations[..] } else { &[] };
         Ok(symlink::contain(tree, link, stored, mount, destinations)?)

@@ -5,19 +5,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use lru::LruCache;
 
 use super::growing::LIMIT;
 use super::scan::{Entry, EntryKind};
+use super::spool::{Piece, Spool};
 use super::{FileType, Ino, LayerNo, Stat, Timestamp, TreeError};
 
-/// The longest file that is fetched alone, in bytes. Of a longer one the stream brings enough in the same time.
-pub const MAX_FETCHED: u64 = 8 << 20;
-/// What fetched files may take together, in bytes.
-const MAX_HELD: usize = 32 << 20;
 /// Paths that are known not to exist.
 const MAX_ABSENT: NonZeroUsize = NonZeroUsize::new(16 << 10).unwrap();
 /// Paths that may be ahead of the stream at one time.
@@ -30,8 +26,19 @@ pub enum Wish {
     Existence(Vec<u8>),
     /// The attributes of what is there.
     Header(Vec<u8>),
-    /// Its bytes, which are no more than [`MAX_FETCHED`].
+    /// The target of the symlink that is there, which somebody follows.
+    Target(Vec<u8>),
+    /// The bytes of the regular file that is there, which are no more than [`MAX_FETCHED`](super::MAX_FETCHED).
     Content(Vec<u8>),
+}
+
+impl Wish {
+    /// What it is about.
+    pub fn path(&self) -> &[u8] {
+        match self {
+            Wish::Existence(path) | Wish::Header(path) | Wish::Target(path) | Wish::Content(path) => path,
+        }
+    }
 }
 
 /// Where wishes go. One that does not fit in is dropped: the stream comes to everything in the end.
@@ -88,8 +95,13 @@ pub(super) enum Resolved<'a> {
 pub(super) struct Node {
     pub path: Vec<u8>,
     pub parent: Ino,
-    pub glance: Glance,
-    pub entry: Option<Entry>,
+    sight: Sight,
+}
+
+/// What is known of what stands at a path.
+struct Sight {
+    glance: Glance,
+    entry: Option<Entry>,
 }
 
 #[derive(Default)]
@@ -97,41 +109,53 @@ pub(super) struct Early {
     pub aliases: Aliases,
     nodes: Vec<Node>,
     by_path: HashMap<Vec<u8>, Ino>,
+    /// What was found before anybody has looked it up, and so has no number.
+    unseen: HashMap<Vec<u8>, Sight>,
     /// Wishes that were passed on and not granted, perhaps not yet.
     asked: HashSet<Wish>,
-    /// The directory that each of them was asked in.
-    parents: HashMap<Vec<u8>, Ino>,
     absent: Option<LruCache<Vec<u8>, ()>>,
-    contents: Option<LruCache<Ino, Arc<[u8]>>>,
-    held: usize,
+    pub spool: Spool,
 }
 
 impl Early {
-    /// Whether any path is ahead of the stream.
+    /// Whether nothing is known ahead of the stream.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.nodes.is_empty() && self.unseen.is_empty()
     }
 
     pub fn resolve(&self, ino: Ino) -> Result<Resolved<'_>, TreeError> {
         if let Ok(ino) = self.aliases.inward(ino) {
             return Ok(Resolved::Tree(ino));
         }
-        let node = ino.0.checked_sub(LIMIT).and_then(|i| self.nodes.get(i as usize));
-        node.map(Resolved::Ahead).ok_or(TreeError::NoSuchInode(ino))
+        self.node(ino).map(Resolved::Ahead).ok_or(TreeError::NoSuchInode(ino))
     }
 
-    /// What is known of `path`, which was asked for in the directory `parent`.
+    /// Whether it is known what stands at `path`.
+    pub fn knows(&self, path: &[u8]) -> bool {
+        self.by_path.contains_key(path) || self.unseen.contains_key(path)
+    }
+
+    /// Whether the true header of what stands at `path` is known.
+    pub fn knows_header(&self, path: &[u8]) -> bool {
+        let sight = match self.by_path.get(path) {
+            Some(&ino) => self.node(ino).map(|node| &node.sight),
+            None => self.unseen.get(path),
+        };
+        sight.is_some_and(|sight| sight.entry.is_some())
+    }
+
+    /// What is known of `path`, which is asked for in the directory `parent`.
     pub fn look(&mut self, path: &[u8], parent: Ino) -> Option<Option<Ino>> {
         if let Some(&ino) = self.by_path.get(path) {
             return Some(Some(ino));
         }
-        if self.absent.as_mut().is_some_and(|absent| absent.get(path).is_some()) {
-            return Some(None);
+        if let Some(sight) = self.unseen.remove(path) {
+            let ino = Ino(LIMIT + self.nodes.len() as u32);
+            self.nodes.push(Node { path: path.to_vec(), parent, sight });
+            self.by_path.insert(path.to_vec(), ino);
+            return Some(Some(ino));
         }
-        if self.parents.len() < MAX_AHEAD {
-            self.parents.insert(path.to_vec(), parent);
-        }
-        None
+        self.absent.as_mut()?.get(path).map(|()| None)
     }
 
     /// Passes a wish on, unless it is under way. One that was not granted is not repeated: the stream will bring it.
@@ -147,50 +171,46 @@ impl Early {
 
     pub fn found(&mut self, path: &[u8], glance: Glance) {
         self.asked.remove(&Wish::Existence(path.to_vec()));
-        let Some(parent) = self.parents.remove(path) else { return };
-        if !self.by_path.contains_key(path) {
-            let ino = Ino(LIMIT + self.nodes.len() as u32);
-            self.nodes.push(Node { path: path.to_vec(), parent, glance, entry: None });
-            self.by_path.insert(path.to_vec(), ino);
+        if self.unseen.len() < MAX_AHEAD && !self.knows(path) {
+            self.unseen.insert(path.to_vec(), Sight { glance, entry: None });
         }
     }
 
     pub fn absent(&mut self, path: &[u8]) {
         self.asked.remove(&Wish::Existence(path.to_vec()));
-        self.parents.remove(path);
         self.absent.get_or_insert_with(|| LruCache::new(MAX_ABSENT)).put(path.to_vec(), ());
     }
 
     pub fn header(&mut self, path: &[u8], entry: Entry) {
         self.asked.remove(&Wish::Header(path.to_vec()));
-        if let Some(node) = self.node_mut(path) {
-            node.entry = Some(entry);
+        self.asked.remove(&Wish::Target(path.to_vec()));
+        let sight = match self.by_path.get(path) {
+            Some(ino) => self.nodes.get_mut((ino.0 - LIMIT) as usize).map(|node| &mut node.sight),
+            None => self.unseen.get_mut(path),
+        };
+        if let Some(sight) = sight {
+            sight.entry = Some(entry);
         }
     }
 
-    pub fn put_content(&mut self, path: &[u8], bytes: Vec<u8>) {
-        self.asked.remove(&Wish::Content(path.to_vec()));
-        let Some(&ino) = self.by_path.get(path) else { return };
-        self.held += bytes.len();
-        let contents = self.contents.get_or_insert_with(LruCache::unbounded);
-        if let Some(before) = contents.put(ino, bytes.into()) {
-            self.held -= before.len();
-        }
-        while self.held > MAX_HELD
-            && contents.len() > 1
-            && let Some((_, dropped)) = contents.pop_lru()
-        {
-            self.held -= dropped.len();
-        }
+    /// The bytes of an inode that were fetched, as far as they have come.
+    pub fn fetched(&self, ino: Ino) -> Option<&Piece> {
+        self.spool.get(&self.node(ino)?.path)
     }
 
-    pub fn content(&mut self, ino: Ino) -> Option<Arc<[u8]>> {
-        self.contents.as_mut()?.get(&ino).cloned()
+    /// No more bytes come of what was found at `path`.
+    pub fn end_content(&mut self, path: &[u8]) {
+        if self.spool.end(path) {
+            self.asked.remove(&Wish::Content(path.to_vec()));
+        }
     }
 
     /// The stream has brought `path` as this inode. `first` tells whether it is the inode's first name.
     pub fn settle(&mut self, path: &[u8], ino: Ino, first: bool) {
-        let Some(alias) = self.by_path.remove(path) else { return };
+        let Some(alias) = self.by_path.remove(path) else {
+            self.unseen.remove(path);
+            return;
+        };
         self.aliases.inward.insert(alias, ino);
         if first {
             self.aliases.outward.insert(ino, alias);
@@ -212,16 +232,20 @@ impl Early {
         *self = Early { aliases: std::mem::take(&mut self.aliases), ..Early::default() };
     }
 
-    fn node_mut(&mut self, path: &[u8]) -> Option<&mut Node> {
-        let ino = self.by_path.get(path)?;
-        self.nodes.get_mut((ino.0 - LIMIT) as usize)
+    fn node(&self, ino: Ino) -> Option<&Node> {
+        self.nodes.get(ino.0.checked_sub(LIMIT)? as usize)
     }
 }
 
 impl Node {
+    /// Its true header, if that has come.
+    pub fn entry(&self) -> Option<&Entry> {
+        self.sight.entry.as_ref()
+    }
+
     /// What a GETATTR may be told: the true attributes, if they have come.
     pub fn stat(&self, ino: Ino) -> Option<Stat> {
-        let entry = self.entry.as_ref()?;
+        let entry = self.entry()?;
         let mut stat = self.glance(ino);
         (stat.perm, stat.uid, stat.gid, stat.mtime) = (entry.perm, entry.uid, entry.gid, entry.mtime);
         stat.has_xattrs = !entry.xattrs.is_empty();
@@ -235,7 +259,7 @@ impl Node {
 
     /// What a LOOKUP may be told at once: the owner is not known.
     pub fn glance(&self, ino: Ino) -> Stat {
-        let Glance { file_type, perm, size, mtime } = self.glance;
+        let Glance { file_type, perm, size, mtime } = self.sight.glance;
         Stat {
             ino,
             file_type,

@@ -1,13 +1,15 @@
 //! A filesystem that is being filled: a growing tree, the bytes that have come, and what was fetched ahead.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use super::data::{DataFile, ReadError};
-use super::early::{Aliases, Early, Glance, MAX_FETCHED, Resolved, Wish, Wishes};
+use super::early::{Aliases, Early, Glance, Resolved, Wish, Wishes};
 use super::filesystem::{Certainty, Glimpse, read_segments};
 use super::scan::{Entry, EntryKind};
+use super::spool::{MAX_FETCHED, Piece};
 use super::{
     DirCookie, DirEntry, FileType, GrowError, GrowingTree, Ino, Listing, Order, Segment, Stat, Summary, Tree,
     TreeError,
@@ -139,9 +141,35 @@ impl Filling {
         self.changed();
     }
 
-    pub fn content(&self, path: &[u8], bytes: Vec<u8>) {
-        self.early().put_content(path, bytes);
+    pub fn spool_in(&self, file: File) {
+        self.early().spool.store_in(file);
+    }
+
+    /// Makes room for the bytes of what was found at `path`.
+    pub fn begin_content(&self, path: &[u8], size: u64) -> Option<Piece> {
+        self.early().spool.reserve(path, size)
+    }
+
+    /// So many of the bytes are there; `false` if nobody needs them any more.
+    pub fn content_arrived(&self, path: &[u8], arrived: u64) -> bool {
+        self.early().spool.arrived(path, arrived);
         self.changed();
+        !self.is_lost() && !self.retired.load(Ordering::SeqCst)
+    }
+
+    pub fn end_content(&self, path: &[u8]) {
+        self.early().end_content(path);
+        self.changed();
+    }
+
+    /// Whether a wish is still to be granted.
+    pub fn wants(&self, wish: &Wish) -> bool {
+        let has_come = |path: &[u8]| self.tree().find(path).is_some();
+        match wish {
+            Wish::Existence(path) => !has_come(path) && !self.early().knows(path),
+            Wish::Header(path) | Wish::Target(path) => !has_come(path) && !self.early().knows_header(path),
+            Wish::Content(path) => !has_come(path) && self.early().spool.get(path).is_none(),
+        }
     }
 
     fn changed(&self) {
@@ -298,11 +326,11 @@ impl Filling {
         let (tree, mut early) = (self.tree(), self.early());
         match early.resolve(ino)? {
             Resolved::Tree(known) => tree.read_link(known),
-            Resolved::Ahead(node) => match &node.entry {
+            Resolved::Ahead(node) => match node.entry() {
                 Some(Entry { kind: EntryKind::Symlink(target), .. }) => Ok(target.clone()),
                 Some(_) => Err(TreeError::NotASymlink(ino)),
                 None => {
-                    let wish = Wish::Header(node.path.clone());
+                    let wish = Wish::Target(node.path.clone());
                     Err(self.wish(&mut early, wish))
                 }
             },
@@ -318,7 +346,7 @@ impl Filling {
                     found.push((name.to_vec(), value.to_vec()));
                     true
                 })?,
-                Resolved::Ahead(node) => match &node.entry {
+                Resolved::Ahead(node) => match node.entry() {
                     Some(entry) => found.clone_from(&entry.xattrs),
                     None => {
                         let wish = Wish::Header(node.path.clone());
@@ -341,33 +369,30 @@ impl Filling {
 
     pub fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
         let tree = self.tree();
-        let mut early = self.early();
-        let held = early.content(ino);
-        let (known, wish) = match early.resolve(ino)? {
-            Resolved::Tree(known) => (Some(known), None),
-            Resolved::Ahead(node) => {
-                let small = node.glance(ino).size <= MAX_FETCHED;
-                (None, small.then(|| Wish::Content(node.path.clone())))
+        let (known, wish, fetched) = {
+            let early = self.early();
+            let fetched = early.fetched(ino).cloned();
+            match early.resolve(ino)? {
+                Resolved::Tree(known) => (Some(known), None, fetched),
+                Resolved::Ahead(node) => {
+                    let fits = node.glance(ino).size <= MAX_FETCHED;
+                    (None, fits.then(|| Wish::Content(node.path.clone())), fetched)
+                }
             }
         };
-        if let Some(bytes) = held {
-            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-            let n = buf.len().min(bytes.len() - start);
-            buf[..n].copy_from_slice(&bytes[start..start + n]);
-            return Ok(n);
+        // What was fetched goes on being read, though the stream has come to it and not yet past it.
+        if let Some(read) = fetched.and_then(|piece| piece.read(offset, buf)) {
+            return Ok(read?);
         }
         match (known, wish) {
-            (Some(known), _) => {
-                drop(early);
-                read_segments(&*tree, known, offset, buf, |at, buf| {
-                    if at.saturating_add(buf.len() as u64) > self.readable.load(Ordering::Acquire) {
-                        return Err(self.not_yet().into());
-                    }
-                    let data = self.data.get().ok_or_else(|| self.not_yet())?;
-                    data.read_exact_at(buf, at)
-                })
-            }
-            (None, Some(wish)) => Err(self.wish(&mut early, wish).into()),
+            (Some(known), _) => read_segments(&*tree, known, offset, buf, |at, buf| {
+                if at.saturating_add(buf.len() as u64) > self.readable.load(Ordering::Acquire) {
+                    return Err(self.not_yet().into());
+                }
+                let data = self.data.get().ok_or_else(|| self.not_yet())?;
+                data.read_exact_at(buf, at)
+            }),
+            (None, Some(wish)) => Err(self.wish(&mut self.early(), wish).into()),
             (None, None) => Err(self.not_yet().into()),
         }
     }

@@ -14,17 +14,19 @@ mod format;
 mod growing;
 mod reader;
 pub mod scan;
+mod spool;
 mod tree;
 mod whiteout;
 mod writer;
 
 pub use compare::{Attribute, Change, Difference, DifferenceKind, compare};
 pub use data::{DataFile, FileIdentity, ReadError};
-pub use early::{Glance, MAX_FETCHED, Wish, Wishes};
-pub use filesystem::{Certainty, Filesystem, FillState, Glimpse, Grower, Pinned, Whence};
+pub use early::{Glance, Wish, Wishes};
+pub use filesystem::{Certainty, Filesystem, FillState, Glimpse, Grower, Incoming, Pinned, Whence};
 pub use format::VERSION as FORMAT_VERSION;
 pub use growing::{Changes, GrowError, GrowingTree, Merge, MergeError, Order};
 pub use reader::{Index, OpenError};
+pub use spool::MAX_FETCHED;
 pub use tree::{
     DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp, Tree, TreeError,
 };

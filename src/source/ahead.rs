@@ -1,79 +1,212 @@
 //! Brings single paths of an image before the stream does, from the container that is being exported.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::Receiver;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
 
 use crate::docker::{ByteStream, Daemon, Engine, PathStat, Throwaway};
 use crate::index::scan::{self, EndMark, Entry, EntryKind, Forward, Scanner};
 use crate::index::{FileType, Glance, Grower, MAX_FETCHED, Timestamp, Wish};
+use crate::progress::Progress;
 
 use super::SourceError;
+use super::image::Current;
 
-/// Grants wishes until there can be no more.
-pub(super) fn serve(
-    wished: &Mutex<Receiver<Wish>>,
-    daemon: &Daemon,
-    container: &Throwaway,
-    leave_out: &[&[u8]],
-    grower: &Grower,
-) {
-    loop {
-        let wish = wished.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(wish) = wish else { return };
-        let granted = match &wish {
-            Wish::Existence(path) if leave_out.contains(&path.as_slice()) => {
-                grower.absent(path);
+/// The longest file whose bytes are taken along when only its header is wanted, in bytes: both come together.
+const MAX_ALONG: u64 = 1 << 20;
+
+/// Symlinks whose target is remembered until somebody follows them.
+const MAX_TARGETS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// What is read of a file at one time, in bytes.
+const CHUNK: usize = 128 << 10;
+
+/// Grants the wishes of a filesystem whose stream is under way. To be shared by as many threads as may ask at a time.
+///
+/// Podman is only asked whether there is something: it tells neither who owns a file nor what a symlink's target is.
+pub(super) struct Ahead<'a> {
+    daemon: &'a Daemon,
+    container: &'a Throwaway,
+    /// Paths that the daemon has and the image has not.
+    leave_out: &'a [&'a [u8]],
+    grower: &'a Grower,
+    progress: &'a Progress,
+    current: &'a Current,
+    /// Where symlinks lead in the end, by path.
+    targets: Mutex<LruCache<Vec<u8>, Vec<u8>>>,
+    /// Paths that are being fetched.
+    under_way: Mutex<HashSet<Vec<u8>>>,
+    fetched: Condvar,
+}
+
+impl<'a> Ahead<'a> {
+    pub fn new(
+        daemon: &'a Daemon,
+        container: &'a Throwaway,
+        leave_out: &'a [&'a [u8]],
+        grower: &'a Grower,
+        progress: &'a Progress,
+        current: &'a Current,
+    ) -> Ahead<'a> {
+        let targets = Mutex::new(LruCache::new(MAX_TARGETS));
+        let (under_way, fetched) = (Mutex::default(), Condvar::new());
+        Ahead { daemon, container, leave_out, grower, progress, current, targets, under_way, fetched }
+    }
+
+    /// Grants wishes until there can be no more.
+    pub fn serve(&self, wished: &Mutex<Receiver<Wish>>) {
+        loop {
+            let wish = lock(wished).recv();
+            let Ok(wish) = wish else { return };
+            if self.progress.check().is_err() || !self.grower.wants(&wish) {
+                continue;
+            }
+            let granted = match &wish {
+                Wish::Existence(path) => self.look(path).map(|found| found.is_some()),
+                _ if self.daemon.engine() == Engine::Podman => Ok(false),
+                Wish::Target(path) => self.follow(path),
+                Wish::Header(_) => self.bring(&wish, MAX_ALONG),
+                Wish::Content(_) => self.bring(&wish, MAX_FETCHED),
+            };
+            match granted {
+                Ok(true) => {}
+                Ok(false) => tracing::debug!("left to the stream: {wish:?}"),
+                Err(error) => tracing::debug!("left to the stream: {error}"),
+            }
+        }
+    }
+
+    /// Finds out whether there is something at a path. `None` if that cannot be told.
+    fn look(&self, path: &[u8]) -> Result<Option<Seen>, SourceError> {
+        let stat = match self.leave_out.contains(&path) {
+            true => None,
+            false => self.container.stat_path(&absolute(path))?,
+        };
+        Ok(match stat.as_ref().map(glance) {
+            // An export leaves sockets out.
+            None | Some(Some(Glance { file_type: FileType::Socket, .. })) => {
+                self.grower.absent(path);
+                Some(Seen::Nothing)
+            }
+            Some(Some(glance)) => {
+                if let Some(target) = stat.and_then(|stat| stat.resolved) {
+                    lock(&self.targets).put(path.to_vec(), target.into_bytes());
+                }
+                self.grower.found(path, glance);
+                Some(Seen::This(glance))
+            }
+            Some(None) => None,
+        })
+    }
+
+    /// Brings the target of a symlink. Who wants it goes there next, so what is there is brought first.
+    fn follow(&self, path: &[u8]) -> Result<bool, SourceError> {
+        let target = lock(&self.targets).pop(path);
+        if let Some(Err(error)) = target.map(|target| self.prepare(&target)) {
+            tracing::debug!("not looked at in advance: {error}");
+        }
+        // The daemon reads one path of a container at a time, and the stream goes on meanwhile.
+        self.bring(&Wish::Target(path.to_vec()), MAX_ALONG)
+    }
+
+    /// Looks at every component of a path without symlinks, and brings the small file that it leads to.
+    fn prepare(&self, path: &[u8]) -> Result<(), SourceError> {
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        // The daemon has replaced what is not UTF-8.
+        if path.is_empty() || path.windows(3).any(|bytes| bytes == "\u{fffd}".as_bytes()) {
+            return Ok(());
+        }
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in ends.chain([path.len()]) {
+            let part = &path[..end];
+            if !self.grower.wants(&Wish::Existence(part.to_vec())) {
+                continue;
+            }
+            match self.look(part)? {
+                Some(Seen::This(Glance { file_type: FileType::Regular, size, .. })) if size <= MAX_ALONG => {
+                    self.bring(&Wish::Content(part.to_vec()), MAX_ALONG)?;
+                }
+                Some(Seen::This(_)) => {}
+                Some(Seen::Nothing) | None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the attributes of a wish's path, and its bytes if it is a regular file of at most `limit` bytes.
+    fn bring(&self, wish: &Wish, limit: u64) -> Result<bool, SourceError> {
+        let path = wish.path();
+        let _turn = self.turn(path);
+        if !self.grower.wants(wish) {
+            return Ok(true);
+        }
+        let Answer::File(file) = fetch(self.container, path, |stream| self.current.add(stream))? else {
+            return Ok(false);
+        };
+        let (entry, content) = *file;
+        let size = match &entry.kind {
+            EntryKind::Regular { size, .. } if *size <= limit => Some(*size),
+            _ => None,
+        };
+        self.grower.header(path, entry);
+        match size.and_then(|size| self.grower.content(path, size)) {
+            Some(incoming) => {
+                let copied = self.copy(content, incoming);
+                copied.map_err(|e| SourceError::stream(OsStr::from_bytes(path), e))?;
                 Ok(true)
             }
-            Wish::Existence(path) => look(container, path, grower),
-            Wish::Header(path) | Wish::Content(path) => bring(daemon, container, path, grower),
-        };
-        match granted {
-            Ok(true) => {}
-            Ok(false) => tracing::debug!("left to the stream: {wish:?}"),
-            Err(error) => tracing::debug!("left to the stream: {error}"),
+            None => Ok(!matches!(wish, Wish::Content(_))),
         }
+    }
+
+    fn copy(&self, mut content: Content, mut to: impl Write) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            self.progress.check().map_err(io::Error::other)?;
+            match content.read(&mut buffer)? {
+                0 => return Ok(()),
+                n => to.write_all(&buffer[..n])?,
+            }
+        }
+    }
+
+    /// Waits until nobody else fetches this path.
+    fn turn<'s>(&'s self, path: &'s [u8]) -> Turn<'s, 'a> {
+        let under_way = lock(&self.under_way);
+        let taken = |paths: &mut HashSet<Vec<u8>>| paths.contains(path);
+        let mut under_way = self.fetched.wait_while(under_way, taken).unwrap_or_else(PoisonError::into_inner);
+        under_way.insert(path.to_vec());
+        Turn { ahead: self, path }
     }
 }
 
-fn look(container: &Throwaway, path: &[u8], grower: &Grower) -> Result<bool, SourceError> {
-    match container.stat_path(&absolute(path))? {
-        None => grower.absent(path),
-        Some(stat) => match glance(&stat) {
-            // An export leaves sockets out.
-            Some(Glance { file_type: FileType::Socket, .. }) => grower.absent(path),
-            Some(glance) => grower.found(path, glance),
-            None => return Ok(false),
-        },
-    }
-    Ok(true)
+/// What was seen at a path.
+enum Seen {
+    Nothing,
+    This(Glance),
 }
 
-/// Brings the attributes of a path, and its bytes if it is a small regular file.
-fn bring(daemon: &Daemon, container: &Throwaway, path: &[u8], grower: &Grower) -> Result<bool, SourceError> {
-    if !gives_links(daemon)
-        && container.stat_path(&absolute(path))?.is_none_or(|stat| stat.resolved.is_some())
-    {
-        return Ok(false);
+/// The right to fetch a path.
+struct Turn<'s, 'a> {
+    ahead: &'s Ahead<'a>,
+    path: &'s [u8],
+}
+
+impl Drop for Turn<'_, '_> {
+    fn drop(&mut self) {
+        lock(&self.ahead.under_way).remove(self.path);
+        self.ahead.fetched.notify_all();
     }
-    let Answer::File(file) = fetch(container, path)? else { return Ok(false) };
-    let (entry, mut content) = *file;
-    let bytes = match &entry.kind {
-        EntryKind::Regular { size, .. } if *size <= MAX_FETCHED => {
-            let mut bytes = Vec::new();
-            content.read_to_end(&mut bytes).map_err(|e| SourceError::stream(OsStr::from_bytes(path), e))?;
-            Some(bytes)
-        }
-        _ => None,
-    };
-    grower.header(path, entry);
-    if let Some(bytes) = bytes {
-        grower.content(path, bytes);
-    }
-    Ok(true)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the daemon gives a symlink as it is. Podman gives what it leads to instead, under the link's name.
@@ -108,8 +241,14 @@ impl Read for Content {
 }
 
 /// Asks for an archive of what stands at a path, and reads its first header.
-pub(super) fn fetch(container: &Throwaway, path: &[u8]) -> Result<Answer, SourceError> {
-    let Some(stream) = container.archive(&absolute(path))? else { return Ok(Answer::Nothing) };
+///
+/// `begun` is told of the answer's stream before it is waited for.
+pub(super) fn fetch(
+    container: &Throwaway,
+    path: &[u8],
+    begun: impl FnOnce(&ByteStream),
+) -> Result<Answer, SourceError> {
+    let Some(stream) = container.archive_with(&absolute(path), begun)? else { return Ok(Answer::Nothing) };
     let name = path.rsplit(|&b| b == b'/').next().unwrap_or(path);
     let mut scanner = Scanner::new(Forward(stream), EndMark::Optional);
     let scan_error = |e| SourceError::content(OsStr::from_bytes(path), e);

@@ -71,7 +71,7 @@ impl Alone {
                 },
             },
         };
-        Ok(match ahead::fetch(&container, target.strip_prefix(b"/").unwrap_or(&target))? {
+        Ok(match ahead::fetch(&container, target.strip_prefix(b"/").unwrap_or(&target), |_| {})? {
             ahead::Answer::Nothing => Found::Nothing,
             ahead::Answer::Unclear => Found::Unclear,
             ahead::Answer::File(file) => {

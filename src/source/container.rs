@@ -213,7 +213,7 @@ fn read(
         scope.spawn(|| current.watch(&progress));
         let result = job.run(writer, EndMark::Required, &fill::PAUSES, || {
             let stream = stream()?.ok_or(SourceError::NoStream)?;
-            current.set(&stream);
+            current.add(&stream);
             Ok(stream)
         });
         current.end();

@@ -34,7 +34,7 @@ pub(super) fn open(
     };
     let stream = daemon.save(&image.id)?;
     let current = Current::default();
-    current.set(&stream);
+    current.add(&stream);
     let saved = std::thread::scope(|scope| {
         scope.spawn(|| current.watch(progress));
         let stream = Watched::new(stream, progress);

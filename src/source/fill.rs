@@ -111,6 +111,7 @@ pub(super) fn open(
     };
     let bytes = bytes(&filler)?;
     let (filesystem, grower) = Filesystem::filling(plan.order, bytes.readable(&filler)?, plan.wishes.clone());
+    spool(&plan, &filler, &grower);
     let (ready, wait_ready) = sync_channel(1);
     let mut fill = Fill::of(&plan, context);
     let patience = plan.patience;
@@ -156,6 +157,7 @@ pub(super) fn open_dormant(
             };
             let bytes = bytes(&filler)?;
             grower.store_in(bytes.readable(&filler)?);
+            spool(&plan, &filler, &grower);
             work(Job::new(plan, cache, &progress, grower, filler, None), bytes)
         });
         if let Err(error) = begun {
@@ -164,6 +166,16 @@ pub(super) fn open_dormant(
         }
     });
     Ok(Opened::Filling(filesystem, Box::new(fill)))
+}
+
+/// Says where to put the bytes of what is wished for.
+fn spool(plan: &Plan, filler: &Filler, grower: &Grower) {
+    if plan.wishes.is_some() {
+        match filler.create_scratch() {
+            Ok(file) => grower.spool_in(file),
+            Err(error) => tracing::warn!("all files are read from the stream alone: {error}"),
+        }
+    }
 }
 
 impl Bytes {

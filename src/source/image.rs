@@ -3,10 +3,10 @@
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::ahead;
+use super::ahead::Ahead;
 use super::alone::Alone;
 use super::fill::{self, Bytes, Job, Opened, Plan};
 use super::place::Place;
@@ -81,10 +81,14 @@ pub(super) fn open(
 
 /// Makes a container to read an image through; those that killed runs have left behind are removed.
 pub(super) fn container(daemon: &Daemon, image: &Image) -> Result<Throwaway, SourceError> {
+    sweep(daemon);
+    Ok(daemon.throwaway(image)?)
+}
+
+fn sweep(daemon: &Daemon) {
     if let Err(error) = daemon.sweep_orphans() {
         tracing::warn!("containers of killed runs may be left: {error}");
     }
-    Ok(daemon.throwaway(image)?)
 }
 
 /// Exports an image into the cache, and single paths of it before their turn.
@@ -96,19 +100,22 @@ fn fetch(
     wished: Receiver<Wish>,
 ) -> Result<Entry, SourceError> {
     let Bytes::Own(writer) = bytes else { return Err(SourceError::NoStream) };
-    let container = container(daemon, image)?;
+    let container = daemon.throwaway(image)?;
     job.ready();
     let (grower, progress) = (job.grower.clone(), Arc::clone(&job.progress));
     let wished = Mutex::new(wished);
     let current = Current::default();
+    let ahead = Ahead::new(daemon, &container, ADDED_BY_THE_DAEMON, &grower, &progress, &current);
     let result = std::thread::scope(|scope| {
         for _ in 0..AHEAD {
-            scope.spawn(|| ahead::serve(&wished, daemon, &container, ADDED_BY_THE_DAEMON, &grower));
+            scope.spawn(|| ahead.serve(&wished));
         }
         scope.spawn(|| current.watch(&progress));
+        // Beside the rest: nobody waits for it.
+        scope.spawn(|| sweep(daemon));
         let result = job.run(writer, EndMark::Required, &fill::PAUSES, || {
             let stream = container.export()?;
-            current.set(&stream);
+            current.add(&stream);
             Ok(stream)
         });
         // Nobody waits for what will not come, so that the scope can end.
@@ -171,32 +178,47 @@ fn details(image: &Image) -> Details {
     }
 }
 
-/// The stream that is being read, so that it can be ended when the user has lost patience.
+/// The streams that are being read, so that they can be ended when nobody wants them any more.
 #[derive(Default)]
 pub(super) struct Current {
-    stream: Mutex<Option<HangUp>>,
+    streams: Mutex<Vec<HangUp>>,
     ended: AtomicBool,
 }
 
 impl Current {
-    pub fn set(&self, stream: &ByteStream) {
-        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.hang_up_handle());
+    /// A stream that is about to be read.
+    pub fn add(&self, stream: &ByteStream) {
+        let mut streams = self.streams();
+        streams.retain(|stream| !stream.is_gone());
+        streams.push(stream.hang_up_handle());
+        // Looked at while the list is locked, so that a stream that comes at the end is not overlooked.
+        if self.ended.load(Ordering::Acquire) {
+            streams.iter().for_each(HangUp::hang_up);
+        }
     }
 
+    /// Ends all of them, and those that are still to come.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.hang_up();
     }
 
     /// Looks now and then whether the task was cancelled, until it has ended.
     pub fn watch(&self, progress: &Progress) {
         while !self.ended.load(Ordering::Acquire) {
-            if progress.check().is_err()
-                && let Some(stream) = &*self.stream.lock().unwrap_or_else(PoisonError::into_inner)
-            {
-                stream.hang_up();
+            if progress.check().is_err() {
+                self.hang_up();
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    fn hang_up(&self) {
+        self.streams().iter().for_each(HangUp::hang_up);
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Vec<HangUp>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

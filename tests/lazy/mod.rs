@@ -11,14 +11,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use imagefs::fuse::End;
 use imagefs::index::scan::Entry;
-use imagefs::index::{FileType, Glance, Wish};
+use imagefs::index::{FileType, Glance, Grower, Incoming, Wish};
 use rustix::fs::{Mode, OFlags, RawDir};
 
 use self::stream::{Live, Stream, What, entry};
@@ -333,9 +333,11 @@ fn a_path_that_was_fetched_alone_is_the_same_file_when_the_stream_brings_it() {
                     grower.found(path, Glance { file_type: FileType::Regular, perm, size: 2000, mtime });
                 }
                 Wish::Existence(path) => grower.absent(path),
-                Wish::Header(path) | Wish::Content(path) => {
+                Wish::Header(path) | Wish::Target(path) | Wish::Content(path) => {
                     grower.header(path, entry("d/first", &fetched, 0));
-                    grower.content(path, bytes(&fetched).to_vec());
+                    if let Some(mut incoming) = grower.content(path, 2000) {
+                        incoming.write_all(bytes(&fetched)).unwrap();
+                    }
                 }
             }
             asked.push(wish);
@@ -373,6 +375,83 @@ fn a_path_that_was_fetched_alone_is_the_same_file_when_the_stream_brings_it() {
     let asked = daemon.join().unwrap();
     let looks = asked.iter().filter(|wish| **wish == Wish::Existence(b"d/first".to_vec())).count();
     assert_eq!(looks, 1, "{asked:?}");
+}
+
+/// Answers wishes for the file `large` of `size` bytes; its bytes come by `give`.
+fn serve_large(
+    grower: &Grower,
+    wished: Receiver<Wish>,
+    what: &What,
+    give: impl FnOnce(Incoming) + Send + 'static,
+) -> thread::JoinHandle<()> {
+    let (grower, entry) = (grower.clone(), entry("large", what, 0));
+    let size = bytes(what).len() as u64;
+    let mut give = Some(give);
+    thread::spawn(move || {
+        for wish in wished {
+            let path = wish.path();
+            match wish {
+                Wish::Existence(_) => {
+                    let Entry { perm, mtime, .. } = entry;
+                    grower.found(path, Glance { file_type: FileType::Regular, perm, size, mtime });
+                }
+                Wish::Header(_) | Wish::Target(_) => grower.header(path, entry.clone()),
+                Wish::Content(_) => {
+                    give.take().expect("asked once")(grower.content(path, size).unwrap());
+                }
+            }
+        }
+    })
+}
+
+#[test]
+fn a_file_that_is_fetched_alone_is_read_as_it_comes_and_stays_when_the_stream_is_lost() {
+    let (mut stream, wished) = Stream::with_wishes();
+    let large = file(3 << 20);
+    let (first, second) = bytes(&large).split_at(2 << 20);
+    let (first, second) = (first.to_vec(), second.to_vec());
+    let (sender, go_on) = channel::<()>();
+    let daemon = serve_large(&stream.grower, wished, &large, move |mut incoming| {
+        incoming.write_all(&first).unwrap();
+        go_on.recv().unwrap();
+        incoming.write_all(&second).unwrap();
+    });
+    let live = Live::start(&stream, "rootfs", PATIENCE);
+    let open = fs::File::open(live.path("large")).unwrap();
+    let mut some = vec![0; 100_000];
+    open.read_exact_at(&mut some, 1 << 20).unwrap();
+    assert_eq!(some, bytes(&large)[1 << 20..][..100_000]);
+    // The stream comes to the file, and not past it: it has no bytes of it to show.
+    stream.put("large", &large);
+    open.read_exact_at(&mut some, 1 << 19).unwrap();
+    assert_eq!(some, bytes(&large)[1 << 19..][..100_000]);
+    sender.send(()).unwrap();
+    assert!(fs::read(live.path("large")).unwrap() == bytes(&large));
+    stream.grower.lose();
+    daemon.join().unwrap();
+    assert!(fs::read(live.path("large")).unwrap() == bytes(&large));
+    assert_eq!(error(fs::read(live.path("other"))), Some(libc::EIO));
+}
+
+#[test]
+fn a_file_that_does_not_come_whole_is_left_to_the_stream() {
+    let (mut stream, wished) = Stream::with_wishes();
+    let large = file(2 << 20);
+    let part = bytes(&large)[..1 << 20].to_vec();
+    let (sender, given) = channel();
+    let daemon = serve_large(&stream.grower, wished, &large, move |mut incoming| {
+        incoming.write_all(&part).unwrap();
+        drop(incoming);
+        sender.send(()).unwrap();
+    });
+    let live = Live::start(&stream, "rootfs", PATIENCE);
+    let path = live.path("large");
+    let reading = thread::spawn(move || fs::read(path).unwrap());
+    given.recv().unwrap();
+    stream.put("large", &large);
+    stream.finish();
+    assert!(reading.join().unwrap() == bytes(&large));
+    daemon.join().unwrap();
 }
 
 #[test]

@@ -45,7 +45,9 @@ impl Stream {
     /// One whose reader is asked for what has not come.
     pub fn with_wishes() -> (Stream, Receiver<Wish>) {
         let (wishes, wished) = sync_channel(64);
-        (Stream::make(Order::DepthFirst, Some(wishes)), wished)
+        let stream = Stream::make(Order::DepthFirst, Some(wishes));
+        stream.grower.spool_in(tempfile::tempfile().unwrap());
+        (stream, wished)
     }
 
     fn make(order: Order, wishes: Option<Wishes>) -> Stream {

@@ -1,18 +1,27 @@
-//! A proxy between imagefs and the daemon: counts requests, and spoils the answers to exports.
+//! A proxy between imagefs and the daemon: counts requests, and spoils the answers to exports or to others.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
-/// What happens to the answer to an export. Bytes are counted in the body, without the headers.
+use rustix::net::sockopt::set_socket_linger;
+
+/// What happens to the answer to a request. Bytes are counted in the body, without the headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
     None,
-    /// The connection is closed after this many bytes.
+    /// The connection is closed after this many bytes, as by a daemon that ends.
     CutAfter(usize),
+    /// The connection is reset after this many bytes at most, as by a machine that was restarted.
+    ResetAfter(usize),
+    /// After this many bytes nothing comes for so long.
+    DelayAfter(usize, Duration),
+    /// After this many bytes, no more come than this many in a second.
+    ThrottleAfter(usize, usize),
     /// Nothing more comes after this many bytes.
     StallAfter(usize),
     /// After this many bytes come the words of a daemon in trouble, and then the end as it should be.
@@ -24,15 +33,20 @@ pub enum Fault {
 /// What a daemon says when an export fails after it has answered that it is fine.
 const WORDS: &[u8] = b"{\"message\":\"Error exporting container: unexpected EOF\"}\n";
 
-/// A socket that leads to the daemon's.
+/// How many pieces a second a throttled answer comes in.
+const PIECES: usize = 20;
+
+/// A socket that leads to the daemon's. It is one of TCP, which alone can be reset.
 pub struct Proxy {
-    directory: tempfile::TempDir,
+    address: SocketAddr,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     daemon: String,
-    /// For the first export, the second, …; the last one is for all after it.
+    /// What the first line of a request that is spoiled contains.
+    spoiled: String,
+    /// For the first of these, the second, …; the last one is for all after it.
     faults: Vec<Fault>,
     state: Mutex<State>,
     changed: Condvar,
@@ -42,7 +56,7 @@ struct Shared {
 struct State {
     /// The first line of each request, in the order in which they came. Each has its own connection.
     requests: Vec<String>,
-    /// Connections that the client has closed.
+    /// Connections that have ended.
     closed: usize,
     released: bool,
 }
@@ -55,10 +69,16 @@ impl Proxy {
 
     /// The first export meets the first fault, and so on; those after the last fault meet the last again.
     pub fn with_faults(daemon: &str, faults: Vec<Fault>) -> Proxy {
-        let directory = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        Proxy::spoiling("/export", daemon, faults)
+    }
+
+    /// As [`with_faults`](Proxy::with_faults), but it is the GET requests for `what` that meet them.
+    pub fn spoiling(what: &str, daemon: &str, faults: Vec<Fault>) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             daemon: daemon.strip_prefix("unix://").unwrap().to_owned(),
+            spoiled: what.to_owned(),
             faults,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -70,12 +90,12 @@ impl Proxy {
                 thread::spawn(move || shared.carry(&client));
             }
         });
-        Proxy { directory, shared }
+        Proxy { address, shared }
     }
 
     /// Where it listens, as `DOCKER_HOST` spells it.
     pub fn address(&self) -> String {
-        format!("unix://{}", self.directory.path().join("socket").display())
+        format!("tcp://{}", self.address)
     }
 
     /// How many requests have come.
@@ -124,17 +144,17 @@ impl Drop for Proxy {
 
 impl Shared {
     /// Carries one connection, until the client closes it.
-    fn carry(&self, client: &UnixStream) {
+    fn carry(&self, client: &TcpStream) {
         let mut buffer = vec![0; 65536];
         let n = (&*client).read(&mut buffer).unwrap_or(0);
         let line = String::from_utf8_lossy(&buffer[..n]).lines().next().unwrap_or_default().to_owned();
         let fault = {
             let mut state = self.state.lock().unwrap();
-            let exports = |line: &String| line.contains("/export");
-            let before = state.requests.iter().filter(|line| exports(line)).count();
-            let is_export = exports(&line);
+            let is_spoiled = |line: &String| line.starts_with("GET ") && line.contains(&self.spoiled);
+            let before = state.requests.iter().filter(|line| is_spoiled(line)).count();
+            let now = is_spoiled(&line);
             state.requests.push(line);
-            match is_export {
+            match now {
                 true => self.faults[before.min(self.faults.len() - 1)],
                 false => Fault::None,
             }
@@ -156,17 +176,23 @@ impl Shared {
     }
 
     /// Carries the answer, as far as the fault lets it.
-    fn answer(&self, server: &UnixStream, client: &UnixStream, fault: Fault) {
+    fn answer(&self, server: &UnixStream, client: &TcpStream, fault: Fault) {
         let carried = match fault {
             Fault::None => io::copy(&mut &*server, &mut &*client).map(drop),
             _ => self.spoil(server, client, fault),
         };
-        if carried.is_ok() && !matches!(fault, Fault::StallAfter(_)) {
-            let _ = client.shutdown(Shutdown::Both);
+        match (carried, fault) {
+            (Err(_), _) | (_, Fault::StallAfter(_)) => {}
+            // With no time to linger, closing is a reset: socket(7). It is closed by who reads from it.
+            (_, Fault::ResetAfter(_)) => {
+                let _ = set_socket_linger(client, Some(Duration::ZERO));
+                let _ = client.shutdown(Shutdown::Read);
+            }
+            _ => drop(client.shutdown(Shutdown::Both)),
         }
     }
 
-    fn spoil(&self, server: &UnixStream, mut client: &UnixStream, fault: Fault) -> io::Result<()> {
+    fn spoil(&self, server: &UnixStream, mut client: &TcpStream, fault: Fault) -> io::Result<()> {
         let mut server = BufReader::new(server);
         loop {
             let mut line = Vec::new();
@@ -179,8 +205,9 @@ impl Shared {
         let mut body = Chunked { server, left: 0 };
         let limit = match fault {
             Fault::None => usize::MAX,
-            Fault::CutAfter(limit) | Fault::StallAfter(limit) => limit,
+            Fault::CutAfter(limit) | Fault::ResetAfter(limit) | Fault::StallAfter(limit) => limit,
             Fault::WordsAfter(limit) | Fault::HoldAfter(limit) => limit,
+            Fault::DelayAfter(limit, _) | Fault::ThrottleAfter(limit, _) => limit,
         };
         carry_chunks(&mut (&mut body).take(limit as u64), client)?;
         match fault {
@@ -194,7 +221,19 @@ impl Shared {
                 carry_chunks(&mut body, client)?;
                 chunk(client, b"")
             }
-            Fault::CutAfter(_) | Fault::StallAfter(_) | Fault::None => Ok(()),
+            Fault::DelayAfter(_, pause) => {
+                thread::sleep(pause);
+                carry_chunks(&mut body, client)?;
+                chunk(client, b"")
+            }
+            Fault::ThrottleAfter(_, rate) => {
+                let piece = rate.div_ceil(PIECES);
+                while carry_chunks(&mut (&mut body).take(piece as u64), client)? == piece {
+                    thread::sleep(Duration::from_secs(1) / PIECES as u32);
+                }
+                chunk(client, b"")
+            }
+            Fault::CutAfter(_) | Fault::ResetAfter(_) | Fault::StallAfter(_) | Fault::None => Ok(()),
         }
     }
 }
@@ -224,17 +263,21 @@ impl<R: BufRead> Read for Chunked<R> {
     }
 }
 
-fn carry_chunks(body: &mut impl Read, client: &UnixStream) -> io::Result<()> {
+/// Carries a body to its end; returns its length.
+fn carry_chunks(body: &mut impl Read, client: &TcpStream) -> io::Result<usize> {
     let mut buffer = vec![0; 65536];
+    let mut carried = 0;
     loop {
-        match body.read(&mut buffer)? {
-            0 => return Ok(()),
-            n => chunk(client, &buffer[..n])?,
+        let n = body.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(carried);
         }
+        chunk(client, &buffer[..n])?;
+        carried += n;
     }
 }
 
-fn chunk(mut client: &UnixStream, bytes: &[u8]) -> io::Result<()> {
+fn chunk(mut client: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     write!(client, "{:x}\r\n", bytes.len())?;
     client.write_all(bytes)?;
     client.write_all(b"\r\n")

@@ -124,7 +124,7 @@ impl View {
             FileType::Symlink => {
                 let size = match self.options.symlinks {
                     SymlinkMode::Raw => stat.size,
-                    SymlinkMode::Contain => match self.contained_target(mount, stat) {
+                    SymlinkMode::Contain => match self.shown_target(mount, stat) {
                         Ok(target) => target.len() as u64,
                         // Only readlink fails: a directory with such an entry can still be listed.
                         Err(ViewError::Symlink(
@@ -137,6 +137,12 @@ impl View {
             }
             _ => plain,
         })
+    }
+
+    fn shown_target(&self, mount: usize, link: &Stat) -> Result<Vec<u8>, ViewError> {
+        let node = self.numbering.node(mount, link.ino);
+        let stored = self.filesystem(mount, node)?.tree().read_link(link.ino)?;
+        self.contained_target(mount, link, stored)
     }
 
     /// The attributes but for the size of a file or a symlink.

@@ -29,13 +29,15 @@ impl Merge {
         self.add(layer)?;
         let new = self.tree.dentries[names..].iter().filter(|dentry| !dentry.dead).count();
         let killed = before + new - self.tree.by_name.len();
-        let is_dead = |met: &&Met| self.tree.dentries[met.dentry as usize].dead;
-        let replaced = met.iter().filter(is_dead).count();
-        let described = met.iter().filter(|met| !is_dead(met) && met.described).count();
+        // What a whiteout took and the layer gave again is a new name; what was just replaced is the same one.
+        let is_renewed = |met: &&Met| self.tree.dentries[met.dentry as usize].dead;
+        let is_replaced = |met: &&Met| self.tree.dentries[met.dentry as usize].ino() != met.ino;
+        let renewed = met.iter().filter(is_renewed).count();
+        let changed = met.iter().filter(|met| is_renewed(met) || is_replaced(met) || met.described).count();
         Ok(Changes {
-            added: new.saturating_sub(replaced) as u64,
-            changed: (replaced + described) as u64,
-            removed: killed.saturating_sub(replaced) as u64,
+            added: new.saturating_sub(renewed) as u64,
+            changed: changed as u64,
+            removed: killed.saturating_sub(renewed) as u64,
         })
     }
 
@@ -52,6 +54,8 @@ impl Merge {
 /// A name that a layer has and those below it have too.
 struct Met {
     dentry: u32,
+    /// What it names before.
+    ino: Option<Ino>,
     /// Whether the layer has an entry for it, and does not just pass through.
     described: bool,
 }
@@ -69,7 +73,10 @@ fn meet<B: AsRef<[u8]> + Send + Sync>(tree: &GrowingTree, layer: &Index<B>) -> R
             if Whiteout::of(name).is_some() || (implicit && !used.contains(&ino)) {
                 continue;
             }
-            met.extend(tree.dentry(dir, name).map(|dentry| Met { dentry, described: !implicit }));
+            met.extend(tree.dentry(dir, name).map(|dentry| {
+                let ino = tree.dentries[dentry as usize].ino();
+                Met { dentry, ino, described: !implicit }
+            }));
             if is_directory {
                 todo.extend(tree.below(dir, name, implicit).map(|below| (ino, below)));
             }

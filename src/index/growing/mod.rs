@@ -213,14 +213,28 @@ impl GrowingTree {
     }
 
     /// Gives `name` in `dir` to an inode, and takes it from whoever had it.
+    ///
+    /// A name that was there stays at its place in the directory: whoever lists it meanwhile sees it once.
     fn put(&mut self, dir: Ino, name: &[u8], ino: Option<Ino>) -> Result<u32, GrowError> {
         let hash = self.hash_of(dir, name);
-        if let Some(old) = self.dentry_hashed(hash, dir, name) {
-            self.remove(old);
-            if ino.is_some_and(|ino| matches!(self.inode_ref(ino).body, Body::Gone)) {
-                return Err(GrowError::LinkCycle(name.to_vec()));
+        let dentry = match self.dentry_hashed(hash, dir, name) {
+            Some(known) => {
+                self.vacate(known);
+                if ino.is_some_and(|ino| matches!(self.inode_ref(ino).body, Body::Gone)) {
+                    return Err(GrowError::LinkCycle(name.to_vec()));
+                }
+                known
             }
+            None => self.add_name(dir, name, hash)?,
+        };
+        if let Some(ino) = ino {
+            self.attach(dentry, ino);
         }
+        Ok(dentry)
+    }
+
+    /// A new name at the end of a directory, of nothing yet.
+    fn add_name(&mut self, dir: Ino, name: &[u8], hash: u32) -> Result<u32, GrowError> {
         let dentry = number(self.dentries.len())?;
         let (start, name_len) = (self.keep_name(name)?, name.len() as u8);
         self.dentries.push(Dentry {
@@ -241,9 +255,6 @@ impl GrowingTree {
             } else {
                 self.dentries[before as usize].next = dentry;
             }
-        }
-        if let Some(ino) = ino {
-            self.attach(dentry, ino);
         }
         Ok(dentry)
     }
@@ -270,43 +281,62 @@ impl GrowingTree {
 
     /// Takes a name away, and with a directory all that is beneath it.
     fn remove(&mut self, dentry: u32) {
+        self.remove_all(vec![dentry]);
+    }
+
+    /// Takes from a name what it names, and with a directory all that is beneath it. The name is there to be
+    /// [attached](GrowingTree::attach) again.
+    fn vacate(&mut self, dentry: u32) {
+        let mut beneath = Vec::new();
+        self.detach(dentry, &mut beneath);
+        self.remove_all(beneath);
+    }
+
+    fn remove_all(&mut self, mut doomed: Vec<u32>) {
         self.last_dir = (Vec::new(), Ino::ROOT);
-        let mut doomed = vec![dentry];
         while let Some(dentry) = doomed.pop() {
-            let doomed_dentry = self.dentries[dentry as usize];
-            if doomed_dentry.dead {
+            if self.dentries[dentry as usize].dead {
                 continue;
             }
-            let hash = doomed_dentry.table_hash();
+            let hash = self.dentries[dentry as usize].table_hash();
             if let Ok(found) = self.by_name.find_entry(hash, |&other| other == dentry) {
                 found.remove();
             }
             self.dentries[dentry as usize].dead = true;
-            self.forward.remove(&dentry);
-            let (parent, Some(ino)) = (doomed_dentry.parent, doomed_dentry.ino()) else { continue };
-            if let Body::Directory { first, .. } = self.inode_ref(ino).body {
-                let mut child = first;
-                while child != NONE {
-                    doomed.push(child);
-                    child = self.dentries[child as usize].next;
-                }
-                // A directory whose own directory goes too leaves no link behind there.
-                if self.is_directory(parent) {
-                    self.inode_mut(parent).nlink -= 1;
-                }
-                self.inode_mut(ino).nlink = 0;
-            } else {
-                self.inode_mut(ino).nlink -= 1;
+            self.detach(dentry, &mut doomed);
+        }
+    }
+
+    /// Takes from a name what it names. `beneath` gets the names that a directory had.
+    fn detach(&mut self, dentry: u32, beneath: &mut Vec<u32>) {
+        self.forward.remove(&dentry);
+        let Dentry { parent, ino, .. } = self.dentries[dentry as usize];
+        self.dentries[dentry as usize].ino = Ino(0);
+        if ino == Ino(0) {
+            return;
+        }
+        if let Body::Directory { first, .. } = self.inode_ref(ino).body {
+            let mut child = first;
+            while child != NONE {
+                beneath.push(child);
+                child = self.dentries[child as usize].next;
             }
-            match self.inode_ref(ino) {
-                Inode { nlink: 0, .. } => self.inode_mut(ino).body = Body::Gone,
-                // The name that is left may stand elsewhere; until that is known, nothing climbs over the root.
-                Inode { body: Body::Symlink { .. }, .. } => {
-                    self.place_symlink(ino, Ino::ROOT);
-                    self.moved_links = true;
-                }
-                _ => {}
+            // A directory whose own directory goes too leaves no link behind there.
+            if self.is_directory(parent) {
+                self.inode_mut(parent).nlink -= 1;
             }
+            self.inode_mut(ino).nlink = 0;
+        } else {
+            self.inode_mut(ino).nlink -= 1;
+        }
+        match self.inode_ref(ino) {
+            Inode { nlink: 0, .. } => self.inode_mut(ino).body = Body::Gone,
+            // The name that is left may stand elsewhere; until that is known, nothing climbs over the root.
+            Inode { body: Body::Symlink { .. }, .. } => {
+                self.place_symlink(ino, Ino::ROOT);
+                self.moved_links = true;
+            }
+            _ => {}
         }
     }
 
@@ -398,3 +428,6 @@ fn implicit_directory(layer: LayerNo) -> Inode {
 fn number(n: usize) -> Result<u32, GrowError> {
     u32::try_from(n).ok().filter(|&n| n < LIMIT).ok_or(GrowError::TooLarge)
 }
+
+#[cfg(test)]
+mod tests;
