@@ -129,7 +129,8 @@ fn view(source: &Source, options: &MountOptions) -> Result<View, CommandError> {
         xattrs: options.xattr,
         uid: options.uid,
         gid: options.gid,
-        description,
+        description: description.into(),
+        replaceable: false,
         mtime: Timestamp {
             secs: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
             nanos: since_epoch.subsec_nanos(),

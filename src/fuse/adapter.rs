@@ -24,7 +24,7 @@ mod convert;
 mod handles;
 mod pending;
 
-use self::convert::{FOREVER, attr, kind, negative, ttl};
+use self::convert::{attr, kind, negative, ttl};
 use self::handles::{Handles, Opening};
 use super::foresight::Foresight;
 use super::node::Node;
@@ -63,9 +63,13 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(view: View, waiting: Option<Arc<WaitingRoom>>, foresight: Arc<Foresight>) -> Adapter {
+    pub(super) fn new(
+        view: Arc<View>,
+        waiting: Option<Arc<WaitingRoom>>,
+        foresight: Arc<Foresight>,
+    ) -> Adapter {
         let handles = Handles::default();
-        Adapter { view: Arc::new(view), waiting, handles, foresight, no_open: false, no_opendir: false }
+        Adapter { view, waiting, handles, foresight, no_open: false, no_opendir: false }
     }
 }
 
@@ -127,18 +131,21 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
+        let absence = ttl(self.view.absence(node(parent)));
         self.answer(
             parent,
             reply,
             move |view, _| view.lookup(node(parent), &name),
-            |reply: ReplyEntry, found| match found {
+            move |reply: ReplyEntry, found| match found {
                 Some(found) => reply.entry(&ttl(found.certainty), &attr(&found), GENERATION),
-                None => reply.entry(&FOREVER, &negative(), GENERATION),
+                None => reply.entry(&absence, &negative(), GENERATION),
             },
         );
     }
 
-    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.view.forget(node(ino), nlookup);
+    }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.answer(

@@ -72,6 +72,9 @@ pub enum SessionError {
     /// Kernel and server lost each other.
     #[error("the connection to the kernel broke: {0}")]
     Broken(io::Error),
+    /// What is mounted could not be replaced.
+    #[error("cannot show other mounts: {0}")]
+    Replace(io::Error),
     /// Nothing is mounted there.
     #[error("nothing is mounted at {0:?}")]
     NotMounted(PathBuf),
@@ -138,6 +141,7 @@ impl SessionError {
             | SessionError::Mount { .. }
             | SessionError::Start(_)
             | SessionError::Broken(_)
+            | SessionError::Replace(_)
             | SessionError::NotMounted(_) => return None,
         })
     }

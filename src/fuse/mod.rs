@@ -34,10 +34,10 @@ mod testing;
 pub use attach::unmount;
 pub use error::SessionError;
 pub use node::Node;
-pub use session::{End, Session, SessionConfig, Stopper, mount};
+pub use session::{End, Notifier, Session, SessionConfig, Stopper, mount};
 pub use standing::{Standing, standing};
 pub use symlink::SymlinkError;
 pub use view::{
-    Access, Attributes, BadMount, LayerLabel, Layers, ListedEntry, OpenDir, Space, SymlinkMode, View,
-    ViewError, ViewMount, ViewOptions, XattrMode,
+    Access, Attributes, BadMount, Description, LayerLabel, Layers, ListedEntry, OpenDir, Outdated, Space,
+    SymlinkMode, View, ViewError, ViewMount, ViewOptions, XattrMode,
 };

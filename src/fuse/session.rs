@@ -9,12 +9,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+use fuser::INodeNo;
+
 use super::adapter::Adapter;
 use super::attach;
 use super::error::SessionError;
 use super::foresight::Foresight;
 use super::standing::{self, FILESYSTEM_TYPE, Standing};
-use super::view::View;
+use super::view::{View, ViewMount};
 use super::waiting::WaitingRoom;
 
 /// How long a detached session waits for the files that are open in it, before it leaves them behind.
@@ -105,22 +107,52 @@ pub struct Session {
     sender: Sender<Event>,
     /// Where requests wait, if the mounts were not ready from the start.
     waiting: Option<Arc<WaitingRoom>>,
+    /// `None` until the kernel has answered.
+    notifier: Option<Notifier>,
     over: bool,
+}
+
+/// Replaces what a session shows, from any thread, and tells the kernel.
+#[derive(Clone)]
+pub struct Notifier {
+    view: Arc<View>,
+    kernel: fuser::Notifier,
+}
+
+impl Notifier {
+    /// Shows other mounts from now on, as [`View::replace`] has it. When this returns, no name leads to the old ones any
+    /// more.
+    ///
+    /// Not to be called by whoever answers the session's requests: the kernel may wait for an answer before it takes note.
+    ///
+    /// # Errors
+    /// [`SessionError::Replace`]. If it was the kernel that failed, it may still have old names.
+    pub fn replace(&self, mounts: Vec<ViewMount>) -> Result<(), SessionError> {
+        let outdated = self.view.replace(mounts).map_err(|e| SessionError::Replace(io::Error::other(e)))?;
+        let dir = INodeNo(outdated.dir.0);
+        for name in &outdated.names {
+            self.kernel.inval_entry(dir, name).map_err(SessionError::Replace)?;
+        }
+        // Its listing, too, also if it had no names.
+        self.kernel.inval_inode(dir, 0, 0).map_err(SessionError::Replace)
+    }
 }
 
 /// Mounts `view`. The mount answers when this returns.
 pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError> {
     let mountpoint = attach::check_mountpoint(&config.mountpoint)?;
-    let waiting = match view.is_ready() {
+    let waiting = match view.is_final() {
         true => None,
         false => Some(WaitingRoom::open(config.timeout).map_err(SessionError::Start)?),
     };
     let threads = config.threads.unwrap_or_else(default_threads).max(1);
     let foresight = Arc::new(Foresight::default());
-    let adapter = Adapter::new(view, waiting.clone(), Arc::clone(&foresight));
+    let view = Arc::new(view);
+    let adapter = Adapter::new(Arc::clone(&view), waiting.clone(), Arc::clone(&foresight));
     let device = attach::attach(&mountpoint, config)?;
     let (sender, events) = mpsc::channel();
-    let mut session = Session { mountpoint, device: None, events, sender, waiting, over: false };
+    let mut session =
+        Session { mountpoint, device: None, events, sender, waiting, notifier: None, over: false };
 
     let mut settings = fuser::Config::default();
     settings.n_threads = Some(threads);
@@ -136,6 +168,7 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
         foresight.connect(move |node, bytes| notifier.store(fuser::INodeNo(node.0), 0, bytes));
     }
 
+    session.notifier = Some(Notifier { view, kernel: server.notifier() });
     session.device = session.find().map(|mount| mount.device);
     let ended = session.sender.clone();
     thread::Builder::new()
@@ -158,6 +191,11 @@ impl Session {
     /// What ends this session.
     pub fn stopper(&self) -> Stopper {
         Stopper(self.sender.clone())
+    }
+
+    /// What replaces the mounts that this session shows.
+    pub fn notifier(&self) -> Option<Notifier> {
+        self.notifier.clone()
     }
 
     /// Waits until the session is unmounted or stopped. Afterwards nothing is left of it at its mountpoint.

@@ -1,13 +1,13 @@
 //! The filesystem's answers.
 //!
 //! A [`View`] shows container mounts as one directory tree and answers what a kernel asks about it: by inode
-//! number, one question at a time, without any state between two questions. Everything that is decided about
-//! what a user sees is decided here. Must not import `fuser`: nothing here needs a kernel.
+//! number, one question at a time. Between two questions it remembers one thing: how often the kernel was given a
+//! number, so that mounts which were [replaced](View::replace) can go when nobody uses them any more. Everything that is
+//! decided about what a user sees is decided here. Must not import `fuser`: nothing here needs a kernel.
 //!
 //! A mount's tree may still be growing. Every answer may then be
 //! [`TreeError::NotYet`], and asking again later is all it takes.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -16,18 +16,26 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::node::{Node, Numbering, Place};
-use super::symlink::{self, Destination, SymlinkError};
+use super::symlink::{self, SymlinkError};
 use crate::index::{
     Certainty, FileType, Filesystem, FillState, Ino, ReadError, Stat, Timestamp, TreeError, Whence,
 };
 
+use description::{Edition, Editions};
+use table::{Mounted, Table, Tables};
+
 mod attributes;
+mod description;
 mod layers;
 mod listing;
+mod replace;
+mod table;
 
 pub use attributes::{Attributes, Space};
+pub use description::Description;
 pub use layers::{LayerLabel, Layers};
 pub use listing::{ListedEntry, OpenDir};
+pub use replace::Outdated;
 
 /// The file in the top directory that describes the session.
 const DESCRIPTION_NAME: &[u8] = b".imagefs.json";
@@ -86,7 +94,9 @@ pub struct ViewOptions {
     /// The group of everything, instead of what is stored.
     pub gid: Option<u32>,
     /// The contents of `.imagefs.json`; not shown by a flat session.
-    pub description: Vec<u8>,
+    pub description: Description,
+    /// Whether the mounts may be [replaced](View::replace) by others.
+    pub replaceable: bool,
     /// The modification time of the top directory and of `.imagefs.json`.
     pub mtime: Timestamp,
 }
@@ -103,6 +113,9 @@ pub enum BadMount {
     /// Two mounts have this name.
     #[error("two container mounts have the name {0:?}")]
     Twice(OsString),
+    /// There are no numbers left for their inodes.
+    #[error("this session has shown as many container mounts as it can")]
+    TooMany,
 }
 
 /// Why a [`View`] has no answer.
@@ -172,94 +185,92 @@ pub struct Access {
 
 /// Container mounts as one read-only filesystem.
 pub struct View {
-    /// The container mounts, and then the layers that are shown.
-    mounts: Vec<ViewMount>,
-    /// How many of them are container mounts.
-    containers: usize,
+    tables: Tables,
+    editions: Editions,
     labels: Vec<LayerLabel>,
     lists_labels: bool,
-    destinations: Vec<Destination>,
     numbering: Numbering,
     answers_xattrs: bool,
     options: ViewOptions,
 }
 
+/// What a node stands for, with what it takes to answer for it.
+enum Spot {
+    /// The directory that lists the mounts.
+    Top,
+    /// `.imagefs.json`
+    Description(u64, Arc<Edition>),
+    /// The directory that lists the layers.
+    Layers,
+    /// An inode of a mount.
+    Mount(Mounted, Ino),
+}
+
 impl View {
     /// Shows `mounts`, in this order. Mount 0 is the root filesystem.
-    pub fn new(mounts: Vec<ViewMount>, options: ViewOptions) -> Result<View, BadMount> {
-        let mut names = HashSet::new();
-        for mount in &mounts {
-            let bytes = mount.name.as_bytes();
-            let no_name = matches!(bytes, b"" | b"." | b"..") || bytes == DESCRIPTION_NAME;
-            if no_name || bytes.len() > MAX_NAME || bytes.iter().any(|b| matches!(b, b'/' | 0)) {
-                return Err(BadMount::Name(mount.name.clone()));
-            }
-            if !names.insert(bytes) {
-                return Err(BadMount::Twice(mount.name.clone()));
-            }
-        }
-        if mounts.is_empty() {
-            return Err(BadMount::None);
-        }
-        let destinations = if options.flat { Vec::new() } else { destinations(&mounts) };
+    pub fn new(mounts: Vec<ViewMount>, mut options: ViewOptions) -> Result<View, BadMount> {
         let answers_xattrs = match options.xattrs {
             XattrMode::On => true,
             XattrMode::Off => false,
             // The kernel takes a no for ever.
-            XattrMode::Auto => mounts
-                .iter()
-                .any(|m| m.filesystem.state() != FillState::Ready || m.filesystem.tree().summary().xattrs),
+            XattrMode::Auto => {
+                let may_have = |m: &ViewMount| {
+                    m.filesystem.state() != FillState::Ready || m.filesystem.tree().summary().xattrs
+                };
+                options.replaceable || mounts.iter().any(may_have)
+            }
         };
         let numbering = if options.flat { Numbering::Flat } else { Numbering::Layered };
-        let containers = mounts.len();
+        let tables = Tables::new(mounts, options.flat)?;
+        let editions = Editions::new(std::mem::take(&mut options.description), options.mtime);
         let (labels, lists_labels) = (Vec::new(), false);
-        Ok(View {
-            mounts,
-            containers,
-            labels,
-            lists_labels,
-            destinations,
-            numbering,
-            answers_xattrs,
-            options,
-        })
+        Ok(View { tables, editions, labels, lists_labels, numbering, answers_xattrs, options })
     }
 
     /// The attributes of a node.
     pub fn attributes(&self, node: Node) -> Result<Attributes, ViewError> {
-        match self.place(node)? {
-            Place::Top => Ok(self.top()),
-            Place::Description => Ok(self.description()),
-            Place::Layers => self.layers_directory().ok_or(ViewError::NoSuchNode(node)),
-            Place::Mount(mount, ino) => {
-                let filesystem = self.filesystem(mount, node)?;
-                // Asked first: what was read while it was being filled is not final because it is full now.
-                let certainty = match filesystem.state() {
-                    FillState::Ready => Certainty::Final,
-                    FillState::Filling | FillState::Broken => Certainty::Growing,
-                    FillState::Dormant => Certainty::Ahead,
-                };
-                let stat = filesystem.tree().stat(ino)?;
-                self.of_stat(mount, &stat, certainty)
-            }
+        match self.spot(node)? {
+            Spot::Top => Ok(self.top(&self.tables.current())),
+            Spot::Description(number, edition) => Ok(self.description(number, &edition)),
+            Spot::Layers => self.layers_directory().ok_or(ViewError::NoSuchNode(node)),
+            Spot::Mount(mounted, ino) => self.attributes_in(&mounted, ino),
         }
+    }
+
+    fn attributes_in(&self, mounted: &Mounted, ino: Ino) -> Result<Attributes, ViewError> {
+        let filesystem = mounted.filesystem();
+        // Asked first: what was read while it was being filled is not final because it is full now.
+        let certainty = match filesystem.state() {
+            FillState::Ready => Certainty::Final,
+            FillState::Filling | FillState::Broken => Certainty::Growing,
+            FillState::Dormant => Certainty::Ahead,
+        };
+        self.of_stat(mounted, &filesystem.tree().stat(ino)?, certainty)
     }
 
     /// The attributes of a node as far as they are known without waiting for them.
     fn glimpse(&self, node: Node) -> Result<Attributes, ViewError> {
-        let Place::Mount(mount, ino) = self.place(node)? else { return self.attributes(node) };
-        let glimpse = self.filesystem(mount, node)?.glimpse(ino)?;
+        match self.spot(node)? {
+            Spot::Mount(mounted, ino) => self.glimpse_in(&mounted, ino),
+            Spot::Top | Spot::Description(..) | Spot::Layers => self.attributes(node),
+        }
+    }
+
+    fn glimpse_in(&self, mounted: &Mounted, ino: Ino) -> Result<Attributes, ViewError> {
+        let glimpse = mounted.filesystem().glimpse(ino)?;
         match glimpse.stat.file_type {
             // The kernel does not let a device change its number.
             FileType::CharDevice | FileType::BlockDevice if glimpse.certainty == Certainty::Ahead => {
-                Ok(Attributes { certainty: Certainty::Ahead, ..self.attributes(node)? })
+                Ok(Attributes { certainty: Certainty::Ahead, ..self.attributes_in(mounted, ino)? })
             }
             // Its length takes its target, which only who follows it wants.
             FileType::Symlink if glimpse.certainty == Certainty::Ahead => {
+                let node = self.numbering.node(mounted.slot(), ino);
                 Ok(self.plain(node, &glimpse.stat, Certainty::Ahead))
             }
-            _ => match self.of_stat(mount, &glimpse.stat, glimpse.certainty) {
+            _ => match self.of_stat(mounted, &glimpse.stat, glimpse.certainty) {
                 Err(error) if error.is_not_yet() => {
+                    let node = self.numbering.node(mounted.slot(), ino);
                     let plain = self.plain(node, &glimpse.stat, Certainty::Ahead);
                     Ok(Attributes { size: glimpse.stat.size, ..plain })
                 }
@@ -270,68 +281,115 @@ impl View {
 
     /// The node that `name` names in the directory `dir`; `None` if it names none.
     ///
-    /// What is not known of its attributes yet is not waited for.
+    /// What is not known of its attributes yet is not waited for. The caller has the node until it is
+    /// [forgotten](View::forget).
     pub fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Attributes>, ViewError> {
         if name.len() > MAX_NAME {
             return Err(ViewError::NameTooLong);
         }
-        match self.place(dir)? {
-            Place::Description => Err(ViewError::NotADirectory(dir)),
-            Place::Top if name == DESCRIPTION_NAME => Ok(Some(self.description())),
-            Place::Top if name == layers::DIRECTORY_NAME => Ok(self.layers_directory()),
-            Place::Top => self.lookup_mount(0..self.containers, name),
-            Place::Layers => self.lookup_mount(self.containers..self.mounts.len(), name),
-            Place::Mount(mount, ino) => match self.filesystem(mount, dir)?.tree().lookup(ino, name)? {
-                Some(found) => self.glimpse(self.numbering.node(mount, found)).map(Some),
-                None => Ok(None),
-            },
+        match self.spot(dir)? {
+            Spot::Description(..) => Err(ViewError::NotADirectory(dir)),
+            Spot::Top if name == DESCRIPTION_NAME => {
+                let (number, edition) = self.editions.hold_latest();
+                Ok(Some(self.description(number, &edition)))
+            }
+            Spot::Top if name == layers::DIRECTORY_NAME => Ok(self.layers_directory()),
+            Spot::Top => self.lookup_mount(name, |table| 0..table.containers),
+            Spot::Layers => self.lookup_mount(name, |table| table.containers..table.mounts.len()),
+            Spot::Mount(mounted, ino) => {
+                let Some(found) = mounted.filesystem().tree().lookup(ino, name)? else { return Ok(None) };
+                let attributes = self.glimpse_in(&mounted, found)?;
+                match self.tables.hold(mounted.slot()) {
+                    true => Ok(Some(attributes)),
+                    // Only what stands at the mountpoint is not kept by the kernel, and can have been replaced meanwhile.
+                    false => self.lookup(dir, name),
+                }
+            }
         }
     }
 
-    fn lookup_mount(&self, among: Range<usize>, name: &[u8]) -> Result<Option<Attributes>, ViewError> {
-        let found = self.mounts.get(among.clone()).and_then(|mounts| {
-            let place = mounts.iter().position(|m| m.name.as_bytes() == name)?;
-            Some(self.numbering.node(among.start + place, Ino::ROOT))
-        });
-        found.map(|node| self.attributes(node)).transpose()
+    fn lookup_mount(
+        &self,
+        name: &[u8],
+        among: impl Fn(&Table) -> Range<usize>,
+    ) -> Result<Option<Attributes>, ViewError> {
+        let table = self.tables.hold_current();
+        let mut indices = among(&table);
+        let named = |&index: &usize| table.mounts.get(index).is_some_and(|m| m.name.as_bytes() == name);
+        let mounted = indices.find(named).and_then(|index| Mounted::new(Arc::clone(&table), index));
+        let found = mounted.map(|mounted| self.attributes_in(&mounted, Ino::ROOT)).transpose();
+        if !matches!(found, Ok(Some(_))) {
+            self.tables.unhold(&table);
+        }
+        found
+    }
+
+    /// For how long it holds that a directory has no entry of some name.
+    pub fn absence(&self, dir: Node) -> Certainty {
+        // Once the root itself is replaced, nobody can tell which names were asked for in vain.
+        match self.options.flat && self.options.replaceable && dir == Node::ROOT {
+            true => Certainty::Ahead,
+            false => Certainty::Final,
+        }
+    }
+
+    /// Takes note that the caller has let go of a node as many times as it was given it.
+    pub fn forget(&self, node: Node, times: u64) {
+        match self.numbering.place(node) {
+            // The root of a flat session is what nobody gave to the kernel, and what it keeps.
+            Some(Place::Mount(_, Ino::ROOT)) if self.options.flat => {}
+            Some(Place::Mount(slot, _)) => self.tables.let_go(slot, times),
+            Some(Place::Description(number)) => self.editions.let_go(number, times),
+            Some(Place::Top | Place::Layers) | None => {}
+        }
+    }
+
+    /// As what [`View::lookup`] gives, the caller has the node from now on. Tells whether it is still there.
+    fn hold(&self, node: Node) -> bool {
+        match self.numbering.place(node) {
+            Some(Place::Mount(slot, _)) => self.tables.hold(slot),
+            Some(Place::Description(number)) => self.editions.hold(number),
+            Some(Place::Top | Place::Layers) => true,
+            None => false,
+        }
     }
 
     /// The target of a symlink: at most 4,095 bytes.
     pub fn read_link(&self, node: Node) -> Result<Vec<u8>, ViewError> {
-        let Place::Mount(mount, ino) = self.place(node)? else { return Err(ViewError::NotASymlink(node)) };
-        let tree = self.filesystem(mount, node)?.tree();
+        let Spot::Mount(mounted, ino) = self.spot(node)? else { return Err(ViewError::NotASymlink(node)) };
+        let tree = mounted.filesystem().tree();
         // Asked for first: with it the rest is known.
         let stored = tree.read_link(ino)?;
         match self.options.symlinks {
             SymlinkMode::Raw => Ok(stored),
-            SymlinkMode::Contain => self.contained_target(mount, &tree.stat(ino)?, stored),
+            SymlinkMode::Contain => contained_target(&mounted, &tree.stat(ino)?, stored),
         }
     }
 
     /// Fills `buf` from byte `offset` of a regular file. Fewer bytes mean the end of the file.
     pub fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize, ViewError> {
-        match self.place(node)? {
-            Place::Top | Place::Layers => Err(ViewError::NotAFile(node)),
-            Place::Description => {
+        match self.spot(node)? {
+            Spot::Top | Spot::Layers => Err(ViewError::NotAFile(node)),
+            Spot::Description(_, edition) => {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                let rest = self.options.description.get(offset..).unwrap_or_default();
+                let rest = edition.bytes.get(offset..).unwrap_or_default();
                 let n = rest.len().min(buf.len());
                 buf[..n].copy_from_slice(&rest[..n]);
                 Ok(n)
             }
-            Place::Mount(mount, ino) => Ok(self.filesystem(mount, node)?.read(ino, offset, buf)?),
+            Spot::Mount(mounted, ino) => Ok(mounted.filesystem().read(ino, offset, buf)?),
         }
     }
 
     /// The first byte at or after `offset` that is data, or that is a hole; see lseek(2).
     pub fn seek(&self, node: Node, offset: u64, whence: Whence) -> Result<u64, ViewError> {
-        let found = match self.place(node)? {
-            Place::Top | Place::Layers => return Err(ViewError::NotAFile(node)),
-            Place::Description => {
-                let size = self.options.description.len() as u64;
+        let found = match self.spot(node)? {
+            Spot::Top | Spot::Layers => return Err(ViewError::NotAFile(node)),
+            Spot::Description(_, edition) => {
+                let size = edition.bytes.len() as u64;
                 (offset < size).then_some(if whence == Whence::Data { offset } else { size })
             }
-            Place::Mount(mount, ino) => self.filesystem(mount, node)?.seek(ino, offset, whence)?,
+            Spot::Mount(mounted, ino) => mounted.filesystem().seek(ino, offset, whence)?,
         };
         found.ok_or(ViewError::PastTheEnd)
     }
@@ -343,8 +401,9 @@ impl View {
 
     /// The value of an extended attribute.
     pub fn xattr(&self, node: Node, name: &[u8]) -> Result<Vec<u8>, ViewError> {
-        let Some((tree, ino)) = self.xattr_holder(node)? else { return Err(ViewError::NoSuchXattr) };
-        if let Some(value) = self.label_xattr(node, name)? {
+        let Some((mounted, ino)) = self.xattr_holder(node)? else { return Err(ViewError::NoSuchXattr) };
+        let tree = mounted.filesystem().tree();
+        if let Some(value) = self.label_xattr(&mounted, ino, name)? {
             return Ok(value);
         }
         let mut value = None;
@@ -367,13 +426,13 @@ impl View {
     /// The names of all extended attributes, each followed by a NUL, as listxattr(2) has them.
     pub fn xattr_names(&self, node: Node) -> Result<Vec<u8>, ViewError> {
         let mut names = Vec::new();
-        if let Some((tree, ino)) = self.xattr_holder(node)? {
-            tree.xattrs(ino, &mut |name, _| {
+        if let Some((mounted, ino)) = self.xattr_holder(node)? {
+            mounted.filesystem().tree().xattrs(ino, &mut |name, _| {
                 names.extend_from_slice(name);
                 names.push(0);
                 true
             })?;
-            self.list_label_xattrs(node, &mut names)?;
+            self.list_label_xattrs(&mounted, ino, &mut names)?;
         }
         Ok(names)
     }
@@ -390,81 +449,70 @@ impl View {
         if refused { Err(ViewError::NotExecutable) } else { Ok(()) }
     }
 
-    /// Whether everything that is shown is there, so that nothing is waited for any more.
-    pub fn is_ready(&self) -> bool {
-        self.shown().iter().all(|mount| mount.filesystem.state() == FillState::Ready)
+    /// Whether nothing that is shown will ever become another thing: all of it is there, and stays.
+    pub fn is_final(&self) -> bool {
+        !self.options.replaceable && table::are_ready(self.tables.current().shown(self.options.flat))
     }
 
     /// A number that changes whenever an answer about this node may have become another one.
     pub fn generation(&self, node: Node) -> u64 {
-        self.mount_of(node).map_or(0, |mount| mount.filesystem.generation())
+        self.mount_of(node).map_or(0, |(mounted, _)| mounted.filesystem().generation())
     }
 
     /// When something came last in the mount of this node; `None` where nothing is to come.
     pub fn last_progress(&self, node: Node) -> Option<Instant> {
-        self.mount_of(node)?.filesystem.last_progress()
+        self.mount_of(node)?.0.filesystem().last_progress()
     }
 
     /// Names a node in a message for people.
     pub fn describe(&self, node: Node) -> String {
-        match self.numbering.place(node) {
-            Some(Place::Top) => "the top directory".to_owned(),
-            Some(Place::Description) => ".imagefs.json".to_owned(),
-            Some(Place::Layers) => "the directory of the layers".to_owned(),
-            Some(Place::Mount(mount, ino)) if mount < self.mounts.len() => {
-                format!("inode {ino} of {:?}", self.mounts[mount].name)
+        match self.spot(node) {
+            Ok(Spot::Top) => "the top directory".to_owned(),
+            Ok(Spot::Description(..)) => ".imagefs.json".to_owned(),
+            Ok(Spot::Layers) => "the directory of the layers".to_owned(),
+            Ok(Spot::Mount(mounted, ino)) => format!("inode {ino} of {:?}", mounted.mount().name),
+            Err(_) => format!("{node:?}"),
+        }
+    }
+
+    fn spot(&self, node: Node) -> Result<Spot, ViewError> {
+        let spot = match self.numbering.place(node) {
+            Some(Place::Top) => Some(Spot::Top),
+            Some(Place::Layers) => Some(Spot::Layers),
+            Some(Place::Description(number)) => {
+                self.editions.get(number).map(|edition| Spot::Description(number, edition))
             }
-            _ => format!("{node:?}"),
+            // The one number that goes from each mount to the next.
+            Some(Place::Mount(_, Ino::ROOT)) if self.options.flat => {
+                Mounted::new(self.tables.current(), 0).map(|mounted| Spot::Mount(mounted, Ino::ROOT))
+            }
+            Some(Place::Mount(slot, ino)) => self.tables.get(slot).map(|mounted| Spot::Mount(mounted, ino)),
+            None => None,
+        };
+        spot.ok_or(ViewError::NoSuchNode(node))
+    }
+
+    fn mount_of(&self, node: Node) -> Option<(Mounted, Ino)> {
+        match self.spot(node).ok()? {
+            Spot::Mount(mounted, ino) => Some((mounted, ino)),
+            Spot::Top | Spot::Description(..) | Spot::Layers => None,
         }
     }
 
-    fn place(&self, node: Node) -> Result<Place, ViewError> {
-        self.numbering.place(node).ok_or(ViewError::NoSuchNode(node))
-    }
-
-    fn filesystem(&self, mount: usize, node: Node) -> Result<&Filesystem, ViewError> {
-        self.mounts.get(mount).map(|m| &*m.filesystem).ok_or(ViewError::NoSuchNode(node))
-    }
-
-    fn mount_of(&self, node: Node) -> Option<&ViewMount> {
-        match self.numbering.place(node)? {
-            Place::Mount(mount, _) => self.mounts.get(mount),
-            Place::Top | Place::Description | Place::Layers => None,
-        }
-    }
-
-    fn shown(&self) -> &[ViewMount] {
-        if self.options.flat { &self.mounts[..1] } else { &self.mounts }
-    }
-
-    fn xattr_holder(&self, node: Node) -> Result<Option<(&dyn crate::index::Tree, Ino)>, ViewError> {
+    fn xattr_holder(&self, node: Node) -> Result<Option<(Mounted, Ino)>, ViewError> {
         if !self.answers_xattrs {
             return Err(ViewError::NoXattrs);
         }
-        match self.place(node)? {
-            Place::Top | Place::Description | Place::Layers => Ok(None),
-            Place::Mount(mount, ino) => Ok(Some((self.filesystem(mount, node)?.tree(), ino))),
+        match self.spot(node)? {
+            Spot::Top | Spot::Description(..) | Spot::Layers => Ok(None),
+            Spot::Mount(mounted, ino) => Ok(Some((mounted, ino))),
         }
-    }
-
-    fn contained_target(&self, mount: usize, link: &Stat, stored: Vec<u8>) -> Result<Vec<u8>, ViewError> {
-        let tree = self.filesystem(mount, self.numbering.node(mount, link.ino))?.tree();
-        // A layer is nowhere in a container: its links stay in it.
-        let destinations = if mount < self.containers { &self.destinations[..] } else { &[] };
-        Ok(symlink::contain(tree, link, stored, mount, destinations)?)
     }
 }
 
-fn destinations(mounts: &[ViewMount]) -> Vec<Destination> {
-    let of = |(index, mount): (usize, &ViewMount)| {
-        let path = match &mount.destination {
-            _ if index == 0 => &b"/"[..],
-            Some(path) => path.as_os_str().as_bytes(),
-            None => return None,
-        };
-        Some(Destination::new(index, path, mount.name.as_bytes()))
-    };
-    mounts.iter().enumerate().filter_map(of).collect()
+fn contained_target(mounted: &Mounted, link: &Stat, stored: Vec<u8>) -> Result<Vec<u8>, ViewError> {
+    let tree = mounted.filesystem().tree();
+    Ok(symlink::contain(tree, link, stored, mounted.index, mounted.destinations())?)
 }
 
 #[cfg(test)]

@@ -133,7 +133,8 @@ fn inode_numbers_are_the_same_after_a_remount() {
 #[test]
 fn the_top_directory_holds_the_description_and_the_root_filesystem() {
     let fixture = Fixture::new("touch f");
-    let live = fixture.mount(ViewOptions { description: b"{\"x\": 1}\n".to_vec(), ..ViewOptions::default() });
+    let live =
+        fixture.mount(ViewOptions { description: b"{\"x\": 1}\n".to_vec().into(), ..ViewOptions::default() });
     assert_eq!(shell("ls -A", &fixture.mountpoint), ".imagefs.json\nrootfs\n");
     assert_eq!(shell("cat .imagefs.json", &fixture.mountpoint), "{\"x\": 1}\n");
     live.stop();

@@ -8,7 +8,7 @@ use crate::fuse::view::Attributes;
 use crate::index::{Certainty, FileType, Timestamp};
 
 /// How long the kernel may keep what never changes.
-pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// How long it may keep what can change while a mount is being filled.
 const A_WHILE: Duration = Duration::from_secs(1);

@@ -32,9 +32,9 @@ pub(super) enum Opening {
 impl Handles {
     pub fn open(&self, view: &View, node: Node) -> Opening {
         // The kernel sends no RELEASEDIR any more once it was told that no directory needs opening, so it may be told
-        // only when none is open that does. A mount that is ready stays so: under the lock nothing comes between.
+        // only when none is open that does. A view that is final stays so: under the lock nothing comes between.
         let mut table = self.table();
-        if view.is_ready() {
+        if view.is_final() {
             return match table.open.is_empty() {
                 true => Opening::Needless,
                 false => Opening::Handle { handle: NONE, keep: true },
@@ -42,7 +42,8 @@ impl Handles {
         }
         let dir = view.open_dir(node);
         if !dir.is_pinned() {
-            return Opening::Handle { handle: NONE, keep: true };
+            // The top directory has a file whose number changes.
+            return Opening::Handle { handle: NONE, keep: node != Node::ROOT };
         }
         table.last += 1;
         let number = table.last;

@@ -1,6 +1,7 @@
 //! What stat and statfs return.
 
-use super::{MAX_NAME, SymlinkMode, View, ViewError};
+use super::table::{Mounted, Table};
+use super::{Edition, MAX_NAME, SymlinkMode, View, ViewError, contained_target};
 use crate::fuse::node::Node;
 use crate::fuse::symlink::SymlinkError;
 use crate::index::{Certainty, FileType, Ino, LayerNo, Segment, Stat, Timestamp, TreeError};
@@ -60,7 +61,8 @@ impl View {
     /// The size of everything that is shown.
     pub fn space(&self) -> Space {
         // The layers are another look at the bytes of the root filesystem.
-        let shown = if self.options.flat { &self.mounts[..1] } else { &self.mounts[..self.containers] };
+        let table = self.tables.current();
+        let shown = table.shown(self.options.flat).iter().take(table.containers);
         let mut space = Space { blocks: 0, files: 0, block_size: BLOCK_SIZE, name_max: MAX_NAME as u32 };
         if !self.options.flat {
             space.files = 2;
@@ -73,26 +75,29 @@ impl View {
         space
     }
 
-    pub(super) fn top(&self) -> Attributes {
-        let layers = usize::from(self.containers < self.mounts.len());
-        self.own_directory(Node::ROOT, self.containers + layers)
+    pub(super) fn top(&self, table: &Table) -> Attributes {
+        let layers = usize::from(table.containers < table.mounts.len());
+        self.own_directory(Node::ROOT, table.containers + layers)
     }
 
     /// `None` where the session does not show layers.
     pub(super) fn layers_directory(&self) -> Option<Attributes> {
-        let layers = self.mounts.len() - self.containers;
+        let table = self.tables.current();
+        let layers = table.mounts.len() - table.containers;
         (layers > 0).then(|| self.own_directory(Node::LAYERS, layers))
     }
 
     fn own_directory(&self, node: Node, subdirectories: usize) -> Attributes {
         let nlink = u32::try_from(subdirectories).unwrap_or(u32::MAX).saturating_add(2);
+        // What is in it may be replaced, but then the kernel is told.
         self.plain(node, &self.own_stat(FileType::Directory, 0o555, nlink), Certainty::Final)
     }
 
-    pub(super) fn description(&self) -> Attributes {
-        let size = self.options.description.len() as u64;
-        let stat = self.own_stat(FileType::Regular, 0o444, 1);
-        let plain = self.plain(Node::DESCRIPTION, &stat, Certainty::Final);
+    pub(super) fn description(&self, number: u64, edition: &Edition) -> Attributes {
+        let size = edition.bytes.len() as u64;
+        let stat = Stat { mtime: edition.mtime, ..self.own_stat(FileType::Regular, 0o444, 1) };
+        let certainty = self.editions.certainty();
+        let plain = self.plain(self.numbering.edition(number), &stat, certainty);
         Attributes { size, blocks: size.div_ceil(STAT_BLOCK), ..plain }
     }
 
@@ -114,17 +119,17 @@ impl View {
 
     pub(super) fn of_stat(
         &self,
-        mount: usize,
+        mounted: &Mounted,
         stat: &Stat,
         certainty: Certainty,
     ) -> Result<Attributes, ViewError> {
-        let plain = self.plain(self.numbering.node(mount, stat.ino), stat, certainty);
+        let plain = self.plain(self.numbering.node(mounted.slot(), stat.ino), stat, certainty);
         Ok(match stat.file_type {
-            FileType::Regular => Attributes { size: stat.size, blocks: self.blocks(mount, stat)?, ..plain },
+            FileType::Regular => Attributes { size: stat.size, blocks: blocks(mounted, stat)?, ..plain },
             FileType::Symlink => {
                 let size = match self.options.symlinks {
                     SymlinkMode::Raw => stat.size,
-                    SymlinkMode::Contain => match self.shown_target(mount, stat) {
+                    SymlinkMode::Contain => match shown_target(mounted, stat) {
                         Ok(target) => target.len() as u64,
                         // Only readlink fails: a directory with such an entry can still be listed.
                         Err(ViewError::Symlink(
@@ -137,12 +142,6 @@ impl View {
             }
             _ => plain,
         })
-    }
-
-    fn shown_target(&self, mount: usize, link: &Stat) -> Result<Vec<u8>, ViewError> {
-        let node = self.numbering.node(mount, link.ino);
-        let stored = self.filesystem(mount, node)?.tree().read_link(link.ino)?;
-        self.contained_target(mount, link, stored)
     }
 
     /// The attributes but for the size of a file or a symlink.
@@ -166,26 +165,31 @@ impl View {
             certainty,
         }
     }
+}
 
-    /// What the bytes of a regular file occupy, in units of 512, holes not counted.
-    fn blocks(&self, mount: usize, stat: &Stat) -> Result<u64, ViewError> {
-        let tree = self.filesystem(mount, self.numbering.node(mount, stat.ino))?.tree();
-        let (mut offset, mut holes) = (0u64, 0u64);
-        for _ in 0..COUNTED_SEGMENTS {
-            if offset >= stat.size {
-                break;
-            }
-            offset = match tree.segment(stat.ino, offset) {
-                Ok(Segment::Data { len, .. }) => offset.saturating_add(len),
-                Ok(Segment::Hole { len }) => {
-                    holes = holes.saturating_add(len);
-                    offset.saturating_add(len)
-                }
-                // Where its holes are is known once the stream has come to it.
-                Ok(Segment::End) | Err(TreeError::NotYet | TreeError::Lost) => break,
-                Err(error) => return Err(error.into()),
-            };
+fn shown_target(mounted: &Mounted, link: &Stat) -> Result<Vec<u8>, ViewError> {
+    let stored = mounted.filesystem().tree().read_link(link.ino)?;
+    contained_target(mounted, link, stored)
+}
+
+/// What the bytes of a regular file occupy, in units of 512, holes not counted.
+fn blocks(mounted: &Mounted, stat: &Stat) -> Result<u64, ViewError> {
+    let tree = mounted.filesystem().tree();
+    let (mut offset, mut holes) = (0u64, 0u64);
+    for _ in 0..COUNTED_SEGMENTS {
+        if offset >= stat.size {
+            break;
         }
-        Ok(stat.size.saturating_sub(holes).div_ceil(STAT_BLOCK))
+        offset = match tree.segment(stat.ino, offset) {
+            Ok(Segment::Data { len, .. }) => offset.saturating_add(len),
+            Ok(Segment::Hole { len }) => {
+                holes = holes.saturating_add(len);
+                offset.saturating_add(len)
+            }
+            // Where its holes are is known once the stream has come to it.
+            Ok(Segment::End) | Err(TreeError::NotYet | TreeError::Lost) => break,
+            Err(error) => return Err(error.into()),
+        };
     }
+    Ok(stat.size.saturating_sub(holes).div_ceil(STAT_BLOCK))
 }

@@ -2,9 +2,9 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use super::{BadMount, Place, View, ViewError, ViewMount, XattrMode};
-use crate::fuse::node::Node;
-use crate::index::{FileType, LayerNo};
+use super::table::Mounted;
+use super::{BadMount, View, ViewError, ViewMount, XattrMode};
+use crate::index::{FileType, Ino, LayerNo};
 
 /// The directory of the layers in the top directory.
 pub(super) const DIRECTORY_NAME: &[u8] = b"layers";
@@ -42,7 +42,7 @@ impl View {
     /// Adds what is known of the layers. Not for a flat session, if any is to be shown.
     pub fn with_layers(mut self, layers: Layers) -> Result<View, BadMount> {
         let Layers { labels, listed, shown } = layers;
-        if let Some(mount) = self.mounts.iter().find(|m| m.name.as_bytes() == DIRECTORY_NAME)
+        if let Some(mount) = self.tables.current().mounts.iter().find(|m| m.name.as_bytes() == DIRECTORY_NAME)
             && !shown.is_empty()
         {
             return Err(BadMount::Twice(mount.name.clone()));
@@ -56,28 +56,33 @@ impl View {
             self.answers_xattrs = true;
         }
         (self.labels, self.lists_labels) = (labels, listed);
-        self.mounts.extend(shown);
+        self.tables.add_layers(shown);
         Ok(self)
     }
 
-    /// The label of the layer that a node comes from, and what kind of thing it is.
-    fn label(&self, node: Node) -> Result<Option<(&LayerLabel, FileType)>, ViewError> {
-        let Place::Mount(mount, ino) = self.place(node)? else { return Ok(None) };
-        if self.labels.is_empty() || (1..self.containers).contains(&mount) {
+    /// The label of the layer that an inode comes from, and what kind of thing it is.
+    fn label(&self, mounted: &Mounted, ino: Ino) -> Result<Option<(&LayerLabel, FileType)>, ViewError> {
+        let is_other = mounted.layer().is_none() && mounted.index > 0;
+        if self.labels.is_empty() || is_other {
             return Ok(None);
         }
-        let stat = self.filesystem(mount, node)?.tree().stat(ino)?;
+        let stat = mounted.filesystem().tree().stat(ino)?;
         let LayerNo(number) = stat.layer;
-        let number = mount.checked_sub(self.containers).unwrap_or(usize::from(number));
+        let number = mounted.layer().unwrap_or(usize::from(number));
         Ok(self.labels.get(number).map(|label| (label, stat.file_type)))
     }
 
     /// What the label says under this name, if it is one of a label.
-    pub(super) fn label_xattr(&self, node: Node, name: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
+    pub(super) fn label_xattr(
+        &self,
+        mounted: &Mounted,
+        ino: Ino,
+        name: &[u8],
+    ) -> Result<Option<Vec<u8>>, ViewError> {
         let Some(word) = NAMESPACES.iter().find_map(|namespace| name.strip_prefix(*namespace)) else {
             return Ok(None);
         };
-        Ok(self.label(node)?.and_then(|(label, _)| match word {
+        Ok(self.label(mounted, ino)?.and_then(|(label, _)| match word {
             LAYER => Some(label.layer.clone().into_bytes()),
             CREATED_BY => label.created_by.as_ref().map(|line| line.bytes().take(MAX_VALUE).collect()),
             _ => None,
@@ -85,11 +90,18 @@ impl View {
     }
 
     /// Adds the names that the label answers to, as listxattr(2) has them, if they are to be listed.
-    pub(super) fn list_label_xattrs(&self, node: Node, names: &mut Vec<u8>) -> Result<(), ViewError> {
+    pub(super) fn list_label_xattrs(
+        &self,
+        mounted: &Mounted,
+        ino: Ino,
+        names: &mut Vec<u8>,
+    ) -> Result<(), ViewError> {
         if !self.lists_labels {
             return Ok(());
         }
-        let Some((label, FileType::Regular | FileType::Directory)) = self.label(node)? else { return Ok(()) };
+        let Some((label, FileType::Regular | FileType::Directory)) = self.label(mounted, ino)? else {
+            return Ok(());
+        };
         let created_by = label.created_by.as_ref().map(|_| CREATED_BY);
         for word in [Some(LAYER), created_by].into_iter().flatten() {
             names.extend_from_slice(NAMESPACES[0]);

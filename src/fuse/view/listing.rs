@@ -2,7 +2,8 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use super::{Attributes, DESCRIPTION_NAME, Place, View, ViewError, layers};
+use super::table::{Mounted, Table};
+use super::{Attributes, DESCRIPTION_NAME, Spot, View, ViewError, layers};
 use crate::fuse::node::Node;
 use crate::index::{DirCookie, DirEntry, FileType, Ino, Listing, Pinned, Tree, TreeError};
 
@@ -54,7 +55,7 @@ const BATCH: usize = 64;
 impl View {
     /// Begins to list a directory.
     pub fn open_dir(&self, node: Node) -> OpenDir {
-        OpenDir { node, pinned: self.mount_of(node).and_then(|mount| mount.filesystem.pin()) }
+        OpenDir { node, pinned: self.mount_of(node).and_then(|(mounted, _)| mounted.filesystem().pin()) }
     }
 
     /// Hands the entries of `dir` from `offset` on to `emit` until it returns `false` or there are no more.
@@ -68,21 +69,22 @@ impl View {
         offset: u64,
         emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
     ) -> Result<(), ViewError> {
-        match self.place(dir.node)? {
-            Place::Description => Err(ViewError::NotADirectory(dir.node)),
-            Place::Top => {
+        match self.spot(dir.node)? {
+            Spot::Description(..) => Err(ViewError::NotADirectory(dir.node)),
+            Spot::Top => {
                 self.list_top(offset, emit);
                 Ok(())
             }
-            Place::Layers => {
+            Spot::Layers => {
                 self.list_layers(offset, emit);
                 Ok(())
             }
-            Place::Mount(mount, ino) => self.list_tree(mount, ino, dir, offset, emit),
+            Spot::Mount(mounted, ino) => self.list_tree(&mounted, ino, dir, offset, emit),
         }
     }
 
-    /// As [`View::read_dir`], with the attributes of each entry as far as they are known.
+    /// As [`View::read_dir`], with the attributes of each entry as far as they are known. The caller has what it takes, but
+    /// for `.` and `..`, until it is [forgotten](View::forget).
     pub fn read_dir_plus(
         &self,
         dir: &OpenDir,
@@ -100,12 +102,12 @@ impl View {
                 Err(_) => false,
             };
             for entry in batch.iter() {
-                match self.glimpse(entry.node) {
-                    Ok(attributes) if emit(entry, &attributes) => {
+                match self.give(entry, emit) {
+                    Ok(true) => {
                         emitted = true;
                         offset = entry.next;
                     }
-                    Ok(_) => return Ok(()),
+                    Ok(false) => return Ok(()),
                     Err(_) if emitted => return Ok(()),
                     Err(error) => return Err(error),
                 }
@@ -116,41 +118,67 @@ impl View {
         }
     }
 
+    /// Hands out one entry with its attributes; tells whether it was taken.
+    fn give(
+        &self,
+        entry: ListedEntry<'_>,
+        emit: &mut dyn FnMut(ListedEntry<'_>, &Attributes) -> bool,
+    ) -> Result<bool, ViewError> {
+        let attributes = self.glimpse(entry.node)?;
+        if matches!(entry.name, b"." | b"..") {
+            return Ok(emit(entry, &attributes));
+        }
+        // What is at the top may have been replaced since it was listed.
+        if !self.hold(entry.node) {
+            return Err(ViewError::NoSuchNode(entry.node));
+        }
+        let taken = emit(entry, &attributes);
+        if !taken {
+            self.forget(entry.node, 1);
+        }
+        Ok(taken)
+    }
+
     fn list_top(&self, offset: u64, emit: &mut dyn FnMut(ListedEntry<'_>) -> bool) {
+        let description = self.numbering.edition(self.editions.latest().0);
         let own = [
             (&b"."[..], Node::ROOT, FileType::Directory),
             (b"..", Node::ROOT, FileType::Directory),
-            (DESCRIPTION_NAME, Node::DESCRIPTION, FileType::Regular),
+            (DESCRIPTION_NAME, description, FileType::Regular),
         ];
-        let layers = (self.containers < self.mounts.len()).then_some((
+        let table = self.tables.current();
+        let layers = (table.containers < table.mounts.len()).then_some((
             layers::DIRECTORY_NAME,
             Node::LAYERS,
             FileType::Directory,
         ));
-        list(own.into_iter().chain(self.directories().take(self.containers)).chain(layers), offset, emit);
+        let mounts = self.directories(&table).take(table.containers);
+        list(own.into_iter().chain(mounts).chain(layers), offset, emit);
     }
 
     fn list_layers(&self, offset: u64, emit: &mut dyn FnMut(ListedEntry<'_>) -> bool) {
         let dots = [(&b"."[..], Node::LAYERS, FileType::Directory), (b"..", Node::ROOT, FileType::Directory)];
-        list(dots.into_iter().chain(self.directories().skip(self.containers)), offset, emit);
+        let table = self.tables.current();
+        list(dots.into_iter().chain(self.directories(&table).skip(table.containers)), offset, emit);
     }
 
     /// The directories of the container mounts, and then of the layers.
-    fn directories(&self) -> impl Iterator<Item = (&[u8], Node, FileType)> {
-        self.mounts.iter().enumerate().map(|(index, mount)| {
-            (mount.name.as_bytes(), self.numbering.node(index, Ino::ROOT), FileType::Directory)
+    fn directories<'t>(&self, table: &'t Table) -> impl Iterator<Item = (&'t [u8], Node, FileType)> {
+        table.mounts.iter().enumerate().map(|(index, mount)| {
+            let node = self.numbering.node(table.slot(index), Ino::ROOT);
+            (mount.name.as_bytes(), node, FileType::Directory)
         })
     }
 
     fn list_tree(
         &self,
-        mount: usize,
+        mounted: &Mounted,
         ino: Ino,
         dir: &OpenDir,
         offset: u64,
         emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
     ) -> Result<(), ViewError> {
-        let filesystem = self.filesystem(mount, dir.node)?;
+        let filesystem = mounted.filesystem();
         let mut emitted = false;
         let mut give = |name: &[u8], node: Node, file_type: FileType, next: u64| {
             let taken = emit(ListedEntry { name, node, file_type, next });
@@ -159,9 +187,9 @@ impl View {
         };
         if offset < AFTER_DOT_DOT {
             let up = match ino {
-                Ino::ROOT if mount < self.containers => Node::ROOT,
+                Ino::ROOT if mounted.layer().is_none() => Node::ROOT,
                 Ino::ROOT => Node::LAYERS,
-                _ => self.numbering.node(mount, filesystem.parent(ino)?),
+                _ => self.numbering.node(mounted.slot(), filesystem.parent(ino)?),
             };
             let dots = [(&b"."[..], dir.node, AFTER_DOT), (b"..", up, AFTER_DOT_DOT)];
             for (name, node, next) in dots.into_iter().filter(|(_, _, next)| *next > offset) {
@@ -172,7 +200,7 @@ impl View {
         }
         let from = DirCookie(offset.saturating_sub(COOKIE_SHIFT));
         let mut give_entry = |entry: DirEntry<'_>| {
-            let node = self.numbering.node(mount, entry.ino);
+            let node = self.numbering.node(mounted.slot(), entry.ino);
             give(entry.name, node, entry.file_type, entry.cookie.0.saturating_add(COOKIE_SHIFT))
         };
         let listing = match &dir.pinned {

@@ -3,10 +3,10 @@ use std::sync::Arc;
 use super::*;
 use crate::fuse::testing::Builder;
 use crate::index::scan::EntryKind;
-use crate::index::{DataFile, Order};
+use crate::index::{Certainty, DataFile, Order};
 
 fn options() -> ViewOptions {
-    ViewOptions { description: b"{\"a\":1}".to_vec(), ..ViewOptions::default() }
+    ViewOptions { description: b"{\"a\":1}".to_vec().into(), ..ViewOptions::default() }
 }
 
 fn view_of(filesystem: Arc<Filesystem>, options: ViewOptions) -> View {
@@ -317,4 +317,97 @@ fn a_question_to_the_wrong_kind_of_node_is_refused() {
     assert_eq!(errno(&view.read(root, 0, &mut buf).unwrap_err()), Errno::INVAL);
     assert_eq!(errno(&view.read(p, 0, &mut buf).unwrap_err()), Errno::INVAL);
     assert_eq!(errno(&view.attributes(Node(16 + 1000)).unwrap_err()), Errno::STALE);
+}
+
+/// A mount of that name with one file, `f`, and whether its filesystem is still there.
+fn one_file(name: &str, content: &[u8]) -> (ViewMount, std::sync::Weak<Filesystem>) {
+    let filesystem = Builder::new().file("f", content).symlink("l", "f").finish();
+    let there = Arc::downgrade(&filesystem);
+    (ViewMount { name: name.into(), destination: None, filesystem }, there)
+}
+
+fn content(view: &View, node: Node) -> Vec<u8> {
+    let mut buf = [0; 16];
+    let n = view.read(node, 0, &mut buf).unwrap();
+    buf[..n].to_vec()
+}
+
+#[test]
+fn what_is_replaced_is_readable_until_it_is_forgotten() {
+    let (old, there) = one_file("rootfs", b"old");
+    let view = View::new(vec![old], ViewOptions { replaceable: true, ..options() }).unwrap();
+    assert!(!view.is_final());
+    let (root, file) = (walk(&view, "rootfs"), walk(&view, "rootfs/f"));
+    let listed = {
+        let mut nodes = Vec::new();
+        view.read_dir_plus(&root.node.into(), 0, &mut |entry, _| {
+            nodes.push(entry.node);
+            nodes.len() < 4
+        })
+        .unwrap();
+        nodes
+    };
+    assert_eq!(listed.len(), 4);
+
+    let outdated = view.replace(vec![one_file("rootfs", b"new").0, one_file("added", b"").0]).unwrap();
+    assert_eq!(outdated, Outdated { dir: Node::ROOT, names: vec!["added".into(), "rootfs".into()] });
+    let new = walk(&view, "rootfs/f");
+    assert_ne!(new.node, file.node);
+    assert_eq!((content(&view, new.node), content(&view, file.node)), (b"new".to_vec(), b"old".to_vec()));
+    assert_eq!(view.lookup(root.node, b"f").unwrap().unwrap().node, file.node, "from within");
+
+    // Twice looked up in `rootfs`, and listed; `l` was listed and not taken, and nobody takes `.` and `..`.
+    view.forget(root.node, 2);
+    view.forget(file.node, 2);
+    assert!(there.upgrade().is_some());
+    view.forget(file.node, 1);
+    assert!(there.upgrade().is_none(), "kept though nobody has it");
+    assert!(matches!(view.attributes(file.node), Err(ViewError::NoSuchNode(_))));
+    assert_eq!(content(&view, new.node), b"new");
+}
+
+#[test]
+fn what_nobody_has_goes_when_it_is_replaced() {
+    let (old, there) = one_file("rootfs", b"old");
+    let view = View::new(vec![old], ViewOptions { replaceable: true, ..options() }).unwrap();
+    assert!(view.lookup(Node::ROOT, b"absent").unwrap().is_none());
+    view.replace(vec![one_file("rootfs", b"new").0]).unwrap();
+    assert!(there.upgrade().is_none());
+    assert_eq!(view.replace(Vec::new()).unwrap_err(), BadMount::None);
+    assert_eq!(content(&view, walk(&view, "rootfs/f").node), b"new");
+}
+
+#[test]
+fn the_root_of_a_flat_session_goes_from_each_mount_to_the_next() {
+    let (old, there) = one_file("rootfs", b"old");
+    let view = View::new(vec![old], ViewOptions { flat: true, replaceable: true, ..options() }).unwrap();
+    assert_eq!(view.absence(Node::ROOT), Certainty::Ahead);
+    let file = walk(&view, "f");
+    let outdated = view.replace(vec![one_file("rootfs", b"new").0]).unwrap();
+    assert_eq!(outdated, Outdated { dir: Node::ROOT, names: vec!["f".into(), "l".into()] });
+    let new = walk(&view, "f");
+    assert_ne!(new.node, file.node);
+    assert_eq!((content(&view, new.node), content(&view, file.node)), (b"new".to_vec(), b"old".to_vec()));
+    view.forget(file.node, 1);
+    assert!(there.upgrade().is_none());
+    assert_eq!(view.attributes(Node::ROOT).unwrap().node, Node::ROOT);
+}
+
+#[test]
+fn the_description_is_what_it_says_when_it_is_looked_up() {
+    let state = Arc::new(std::sync::Mutex::new(b"one".to_vec()));
+    let told = Arc::clone(&state);
+    let description = Description::Live(Arc::new(move || told.lock().unwrap().clone()));
+    let view = view_of(Builder::new().finish(), ViewOptions { description, ..options() });
+    let one = walk(&view, ".imagefs.json");
+    assert_eq!((one.node, one.size, one.certainty), (Node::DESCRIPTION, 3, Certainty::Ahead));
+    assert_eq!(walk(&view, ".imagefs.json").node, one.node);
+    *state.lock().unwrap() = b"three".to_vec();
+    let three = walk(&view, ".imagefs.json");
+    assert_eq!(three.size, 5);
+    assert_eq!((content(&view, one.node), content(&view, three.node)), (b"one".to_vec(), b"three".to_vec()));
+    view.forget(one.node, 2);
+    assert!(matches!(view.attributes(one.node), Err(ViewError::NoSuchNode(_))));
+    view.forget(three.node, 1);
+    assert_eq!(content(&view, three.node), b"three");
 }
