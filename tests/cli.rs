@@ -52,6 +52,7 @@ fn help_tells_a_newcomer_what_there_is() {
       mount    Mount an image, a container or a tar as a read-only directory tree
       umount   Unmount, and end the server behind the mount [alias: unmount]
       mounts   List what is mounted
+      refresh  Show a container as it is now
       ls       List a directory of a source
       cat      Print files of a source
       stat     Show the attributes of a file of a source

@@ -34,14 +34,14 @@ on_both_daemons!(
 const SMALL: &str = "imagefs-test/small";
 
 /// A container, with all it has, until the end of the test.
-struct Container {
+pub struct Container {
     daemon: Daemon,
-    name: String,
+    pub name: String,
     volumes: Vec<String>,
 }
 
 /// A name that no other test has.
-fn unique(what: &str) -> String {
+pub fn unique(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{what}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
@@ -49,7 +49,7 @@ fn unique(what: &str) -> String {
 impl Container {
     /// Makes one, with `options` as for docker-create(1), of which `VOLUME-1` and the like are volumes of its own.
     #[track_caller]
-    fn create(daemon: &Daemon, options: &[&str], command: &[&str]) -> Container {
+    pub fn create(daemon: &Daemon, options: &[&str], command: &[&str]) -> Container {
         let name = unique("test");
         let volumes: Vec<String> = (1..=2).map(|number| format!("{name}-{number}")).collect();
         let options: Vec<String> = options.iter().map(|option| option.replace("VOLUME", &name)).collect();
@@ -63,7 +63,7 @@ impl Container {
 
     /// Unpacks what `script` leaves in an empty directory into a directory of the container.
     #[track_caller]
-    fn fill(&self, sandbox: &Sandbox, destination: &str, script: &str) {
+    pub fn fill(&self, sandbox: &Sandbox, destination: &str, script: &str) {
         let dir = sandbox.directory(&unique("content"));
         succeed(sandbox.command("bash").args(["-euc", script]).current_dir(&dir));
         let tar = sandbox.path("content.tar");
@@ -83,7 +83,7 @@ impl Container {
         Some(dir)
     }
 
-    fn source(&self) -> String {
+    pub fn source(&self) -> String {
         format!("container:{}", self.name)
     }
 }
@@ -125,7 +125,7 @@ fn mount(sandbox: &Sandbox, host: &str, source: &str) -> PathBuf {
     sandbox.mount(&unique("mnt"), ["--host", host, "-o", "symlinks=raw", source])
 }
 
-fn description(mountpoint: &Path) -> Value {
+pub fn description(mountpoint: &Path) -> Value {
     serde_json::from_slice(&fs::read(mountpoint.join(".imagefs.json")).unwrap()).unwrap()
 }
 

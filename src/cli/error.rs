@@ -6,6 +6,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use serde::{Deserialize, Serialize};
 use signal_hook::consts::SIGTERM;
 
 use super::options::OptionError;
@@ -20,7 +21,7 @@ use crate::oci::OciError;
 use crate::source::SourceError;
 
 /// What went wrong, as far as a script needs to know. Each kind has an exit status of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// A check was made, and its answer is no.
     Negative,
@@ -79,7 +80,7 @@ impl Kind {
 }
 
 /// Why a command did not do what it was asked for.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct CommandError {
     kind: Kind,
     message: String,
@@ -188,6 +189,7 @@ impl From<SourceError> for CommandError {
             | SourceError::NotUtf8(_)
             | SourceError::NoLayers(_)
             | SourceError::BadName(_)
+            | SourceError::Unchanging(_)
             | SourceError::Endpoint(_) => Kind::Usage,
             SourceError::Docker(error) => of_docker(error),
             SourceError::Cache(error) => of_cache(error),

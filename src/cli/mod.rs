@@ -9,6 +9,8 @@ mod bar;
 mod blame;
 mod cache;
 mod cat;
+mod companion;
+mod control;
 mod copy;
 mod cp;
 mod diff;
@@ -25,12 +27,14 @@ mod mounts;
 mod options;
 mod printer;
 mod reading;
+mod refresh;
 mod runtime_dir;
 mod serve;
 mod sessions;
 mod signals;
 mod size;
 mod stat;
+mod steward;
 mod text;
 mod tree;
 mod umount;
@@ -42,6 +46,7 @@ use std::sync::Arc;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
+use bar::Bar;
 use error::{CommandError, EXIT_STATUS_HELP, Kind};
 use printer::Printer;
 use runtime_dir::Surroundings;
@@ -102,6 +107,7 @@ enum Command {
     #[command(visible_alias = "unmount")]
     Umount(umount::UmountArgs),
     Mounts(mounts::MountsArgs),
+    Refresh(refresh::RefreshArgs),
     Ls(ls::LsArgs),
     Cat(cat::CatArgs),
     Stat(stat::StatArgs),
@@ -121,6 +127,7 @@ impl Command {
             Command::Mount(args) => args.run(context),
             Command::Umount(args) => args.run(context),
             Command::Mounts(args) => args.run(context),
+            Command::Refresh(args) => args.run(context),
             Command::Ls(args) => args.run(context),
             Command::Cat(args) => args.run(context),
             Command::Stat(args) => args.run(context),
@@ -182,6 +189,11 @@ impl Context {
 
     fn cache(&self) -> Result<Cache, CommandError> {
         Ok(Cache::open(self.cache_dir())?.with_limit(self.global.cache_limit))
+    }
+
+    /// A bar for a task of that name, unless the user wants quiet, or a log in its place.
+    fn bar(&self, task: &str) -> Option<Bar> {
+        (self.global.verbose == 0 && !self.global.quiet).then(|| Bar::new(task))
     }
 
     fn register(&self) -> Result<Register, CommandError> {

@@ -1,7 +1,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use clap::Args;
@@ -11,10 +11,11 @@ use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::options::MountOptions;
 use super::serve::{Prepared, serve};
+use super::steward::Shown;
 use super::{Context, SourceArgs};
-use crate::fuse::{LayerLabel, Layers, SessionConfig, View, ViewMount, ViewOptions};
+use crate::fuse::{Description, LayerLabel, Layers, SessionConfig, View, ViewMount, ViewOptions};
 use crate::index::Timestamp;
-use crate::source::{self, Source, SourceError};
+use crate::source::{self, MountState, Source, SourceError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -106,22 +107,47 @@ impl MountArgs {
                 timeout: options.timeout.unwrap_or(defaults.timeout),
                 ..defaults
             };
-            Ok(Prepared { view: view(&source, &options)?, config, source })
+            let source = Arc::new(RwLock::new(source));
+            let view = view(&source, &options)?;
+            Ok(Prepared { view, config, source, cache: cache.clone() })
         })
     }
 }
 
-/// Lays out what a source has as the options want it.
-fn view(source: &Source, options: &MountOptions) -> Result<View, CommandError> {
-    let mut description = serde_json::to_vec_pretty(&source.describe())
-        .map_err(|e| CommandError::new(Kind::Failed, "cannot describe the source as JSON").caused_by(e))?;
-    description.push(b'\n');
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+/// The mounts of a source, as a view takes them.
+pub fn view_mounts(source: &Source) -> Vec<ViewMount> {
     let mounts = source.mounts.iter().enumerate().map(|(index, mount)| ViewMount {
         name: mount.name.clone().into(),
         destination: (index > 0).then(|| mount.destination.clone().into()),
         filesystem: Arc::clone(&mount.filesystem),
     });
+    mounts.collect()
+}
+
+/// What `.imagefs.json` says of a source.
+fn describe(source: &Source) -> Vec<u8> {
+    // A JSON value is all text and numbers, which can be written.
+    let mut text = serde_json::to_vec_pretty(&source.describe()).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// What `.imagefs.json` says of whatever is shown, as long as it is.
+fn description(shown: &Shown) -> Description {
+    // The view must not keep the source, which goes with the server.
+    let shown = Arc::downgrade(shown);
+    Description::Live(Arc::new(move || match shown.upgrade() {
+        Some(shown) => describe(&shown.read().unwrap_or_else(PoisonError::into_inner)),
+        None => Vec::new(),
+    }))
+}
+
+/// Lays out what a source has as the options want it.
+fn view(shown: &Shown, options: &MountOptions) -> Result<View, CommandError> {
+    let source = &*shown.read().unwrap_or_else(PoisonError::into_inner);
+    let replaceable = source.is_renewable();
+    let changes = replaceable || source.mounts.iter().any(|mount| mount.state() != MountState::Ready);
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let layers = layers(source, options)?;
     let view_options = ViewOptions {
         flat: options.flat,
@@ -129,14 +155,14 @@ fn view(source: &Source, options: &MountOptions) -> Result<View, CommandError> {
         xattrs: options.xattr,
         uid: options.uid,
         gid: options.gid,
-        description: description.into(),
-        replaceable: false,
+        description: if changes { description(shown) } else { describe(source).into() },
+        replaceable,
         mtime: Timestamp {
             secs: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
             nanos: since_epoch.subsec_nanos(),
         },
     };
-    View::new(mounts.collect(), view_options)
+    View::new(view_mounts(source), view_options)
         .and_then(|view| view.with_layers(layers))
         .map_err(|e| CommandError::new(Kind::Input, "cannot lay out the container mounts").caused_by(e))
 }

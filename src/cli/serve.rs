@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::io;
 use std::process::{self, ExitCode};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,18 +14,16 @@ use signal_hook::iterator::Signals;
 use super::Context;
 use super::background::Detached;
 use super::bar::{self, Bar};
+use super::companion::{Ended, during};
 use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::printer::Printer;
 use super::sessions::{Record, Register, Registration, Stage};
+use super::steward::{self, Shown, Steward};
+use crate::cache::Cache;
 use crate::fuse::{self, End, SessionConfig, Stopper, View};
-use crate::index::FillState;
 use crate::owner::Owner;
 use crate::progress::{Phase, Progress};
-use crate::source::Source;
-
-/// How often a record is brought up to date while the source is being read.
-const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the reading of a source may take to end once that is asked for. A container that it then leaves behind
 /// is removed by the next command that asks the daemon.
@@ -39,7 +36,9 @@ pub struct Prepared {
     /// How it is mounted.
     pub config: SessionConfig,
     /// What it is shown of; it may still be on its way.
-    pub source: Source,
+    pub source: Shown,
+    /// Where a container that is refreshed goes.
+    pub cache: Cache,
 }
 
 /// Mounts what `prepare` gives, and serves it until it is unmounted or a signal comes.
@@ -64,25 +63,31 @@ pub fn serve(
     let mut registration = register(context, source, mountpoint)?;
     ending.lock().remains = Some(registration.remains());
     mountpoint.make_ready()?;
-    let show_bar = context.global.verbose == 0 && !context.global.quiet;
-    let bar = show_bar.then(|| Bar::new(&registration.record().source.to_string_lossy()));
+    let bar = context.bar(&registration.record().source.to_string_lossy());
     let printer = &context.printer;
     let prepared =
         during(|ended| show(&progress, &mut registration, bar, printer, ended), || prepare(&progress));
     ending.check()?;
-    let Prepared { view, config, source } = prepared?;
+    let Prepared { view, config, source, cache } = prepared?;
 
     let session = fuse::mount(view, &config)?;
     ending.arm(session.stopper());
-    registration.update(|record| tell(record, &source, &progress))?;
+    let log = registration.record().log.clone();
+    let steward = Steward::new(&source, progress, cache, session.notifier(), &mut registration)?;
     // A signal that came before the mount was ready takes it away again, and nobody is told that it was there.
     let asked = ending.check();
     if let (Ok(()), Some(detached)) = (&asked, detached) {
-        detached.ready(&registration.record().log)?;
+        detached.ready(&log)?;
     }
-    let end = during(|ended| follow(&source, &progress, &mut registration, ended), || session.wait())?;
+    let end = during(
+        |ended| steward.serve(ended),
+        || {
+            let end = session.wait();
+            ending.limit();
+            Ok(end?)
+        },
+    )?;
     // What is still being read is given up, and its container removed.
-    ending.limit();
     drop(source);
     match end {
         End::Unmounted => tracing::info!("unmounted"),
@@ -134,80 +139,30 @@ fn register(
     }
 }
 
-/// Runs `task`, and beside it `companion`, which ends when the other end of its channel is gone.
-fn during<T>(companion: impl FnOnce(&Receiver<()>) + Send, task: impl FnOnce() -> T) -> T {
-    thread::scope(|scope| {
-        let (running, ended) = channel::<()>();
-        scope.spawn(move || companion(&ended));
-        let result = task();
-        drop(running);
-        result
-    })
-}
-
 /// Shows on the terminal and in the record how the source is being opened.
 fn show(
     progress: &Progress,
     registration: &mut Registration,
     mut bar: Option<Bar>,
     printer: &Printer,
-    ended: &Receiver<()>,
+    ended: &Ended,
 ) {
     let mut recorded = Instant::now();
     // The bar says so itself, where there is one.
     let mut to_tell = bar.as_ref().is_none_or(Bar::is_hidden);
-    while ended.recv_timeout(bar::INTERVAL) == Err(RecvTimeoutError::Timeout) {
+    while !ended.within(bar::INTERVAL) {
         if let Some(bar) = &mut bar {
             bar.draw(progress);
         }
         if progress.phase() == Phase::Waiting && std::mem::take(&mut to_tell) {
             printer.note(format!("{}: {}", registration.record().source.to_string_lossy(), bar::FOR_ANOTHER));
         }
-        if recorded.elapsed() >= RECORD_INTERVAL {
+        if recorded.elapsed() >= steward::RECORD_INTERVAL {
             recorded = Instant::now();
-            record(registration, |record| {
+            steward::record(registration, |record| {
                 (record.bytes, record.entries) = (progress.bytes(), progress.entries());
             });
         }
-    }
-}
-
-/// Keeps the record of a mount up to date until all of its source is there.
-fn follow(source: &Source, progress: &Progress, registration: &mut Registration, ended: &Receiver<()>) {
-    while registration.record().stage == Stage::Filling
-        && ended.recv_timeout(RECORD_INTERVAL) == Err(RecvTimeoutError::Timeout)
-    {
-        record(registration, |record| tell(record, source, progress));
-        if let Some(failure) = source.failure() {
-            tracing::error!("{failure}; what had come stays readable");
-        }
-    }
-}
-
-fn record(registration: &mut Registration, change: impl FnOnce(&mut Record)) {
-    // The mount does not depend on what is told of it.
-    if let Err(e) = registration.update(change) {
-        tracing::debug!("{e}");
-    }
-}
-
-/// Writes down how far a source is.
-fn tell(record: &mut Record, source: &Source, progress: &Progress) {
-    record.id.clone_from(&source.identity);
-    record.failure = source.failure().map(str::to_owned);
-    // One that is broken says why in a moment.
-    let under_way = |state| matches!(state, FillState::Filling | FillState::Broken);
-    let filling = source.mounts.iter().any(|mount| under_way(mount.filesystem.state()));
-    record.stage = match record.failure {
-        Some(_) => Stage::Broken,
-        None if filling => Stage::Filling,
-        None => Stage::Ready,
-    };
-    (record.bytes, record.entries) = (progress.bytes(), progress.entries());
-    if record.stage == Stage::Ready {
-        let summaries = || source.mounts.iter().map(|mount| mount.filesystem.tree().summary());
-        record.bytes = summaries().fold(0, |sum, summary| sum.saturating_add(summary.bytes));
-        record.entries = summaries().fold(0, |sum, summary| sum.saturating_add(summary.entries));
     }
 }
 

@@ -90,6 +90,11 @@ impl Register {
         self.path(owner, "log")
     }
 
+    /// Where the server `owner` takes requests.
+    pub fn socket_path(&self, owner: &Owner) -> PathBuf {
+        self.path(owner, "sock")
+    }
+
     /// Adds a record. It is removed when the [`Registration`] is dropped.
     pub fn add(&self, record: Record) -> Result<Registration, RegisterError> {
         let registration = Registration { register: self.clone(), record };
@@ -121,13 +126,14 @@ impl Register {
         Ok(records)
     }
 
-    /// Removes what a server left that is gone: its record, its log, and a mountpoint made for it.
+    /// Removes what a server left that is gone: its record, log and socket, and a mountpoint made for it.
     pub fn forget(&self, record: &Record) {
         // Whatever is gone already is as it should be, and what cannot be removed now can be the next time.
         if record.made_mountpoint {
             let _ = fs::remove_dir(&record.mountpoint);
         }
         let _ = fs::remove_file(self.log_path(&record.owner));
+        let _ = fs::remove_file(self.socket_path(&record.owner));
         let _ = fs::remove_file(self.path(&record.owner, "json"));
     }
 
@@ -166,6 +172,11 @@ impl Registration {
     /// What is registered.
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// Where this process takes requests.
+    pub fn socket_path(&self) -> PathBuf {
+        self.register.socket_path(&self.record.owner)
     }
 
     /// What is left if this process ends without dropping the registration: to be given to [`Register::forget`].

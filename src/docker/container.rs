@@ -211,11 +211,23 @@ impl Daemon {
     /// # Errors
     /// [`DockerError::ContainerNotFound`], or what else keeps the daemon from answering.
     pub fn container(&self, name: &ContainerName) -> Result<Container, DockerError> {
+        self.inspect(name.as_str())
+    }
+
+    /// The same by its id.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn container_by_id(&self, id: &ContainerId) -> Result<Container, DockerError> {
+        self.inspect(id.as_str())
+    }
+
+    fn inspect(&self, name: &str) -> Result<Container, DockerError> {
         let doing = format!("inspect the container {name}");
-        let target = format!("/containers/{}/json", encode(name.as_str().as_bytes()));
+        let target = format!("/containers/{}/json", encode(name.as_bytes()));
         match self.client.get_json::<Inspected>(&target, &doing, self.client.patience.answer) {
             Err(DockerError::Refused { status: 404, .. }) => {
-                Err(DockerError::ContainerNotFound { name: name.to_string() })
+                Err(DockerError::ContainerNotFound { name: name.to_owned() })
             }
             answer => answer?.into_container().map_err(|reason| DockerError::BadAnswer { doing, reason }),
         }

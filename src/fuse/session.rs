@@ -16,7 +16,7 @@ use super::attach;
 use super::error::SessionError;
 use super::foresight::Foresight;
 use super::standing::{self, FILESYSTEM_TYPE, Standing};
-use super::view::{View, ViewMount};
+use super::view::{Outdated, View, ViewMount};
 use super::waiting::WaitingRoom;
 
 /// How long a detached session waits for the files that are open in it, before it leaves them behind.
@@ -107,8 +107,7 @@ pub struct Session {
     sender: Sender<Event>,
     /// Where requests wait, if the mounts were not ready from the start.
     waiting: Option<Arc<WaitingRoom>>,
-    /// `None` until the kernel has answered.
-    notifier: Option<Notifier>,
+    notifier: Notifier,
     over: bool,
 }
 
@@ -129,12 +128,30 @@ impl Notifier {
     /// [`SessionError::Replace`]. If it was the kernel that failed, it may still have old names.
     pub fn replace(&self, mounts: Vec<ViewMount>) -> Result<(), SessionError> {
         let outdated = self.view.replace(mounts).map_err(|e| SessionError::Replace(io::Error::other(e)))?;
+        self.tell(&outdated)?;
+        // The listing, too, also if there was no name in it.
+        self.kernel.inval_inode(INodeNo(outdated.dir.0), 0, 0).map_err(SessionError::Replace)
+    }
+
+    /// Sees to it that what was replaced, and is still in use, goes when that ends. To be called now and then: in an hour
+    /// as often as it may cost the kernel a microsecond for each name of what was replaced.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn withdraw(&self) -> Result<(), SessionError> {
+        let mut told = Ok(());
+        self.view.withdraw(&mut |outdated| {
+            if told.is_ok() {
+                told = self.tell(&outdated);
+            }
+        });
+        told
+    }
+
+    fn tell(&self, outdated: &Outdated) -> Result<(), SessionError> {
         let dir = INodeNo(outdated.dir.0);
-        for name in &outdated.names {
-            self.kernel.inval_entry(dir, name).map_err(SessionError::Replace)?;
-        }
-        // Its listing, too, also if it had no names.
-        self.kernel.inval_inode(dir, 0, 0).map_err(SessionError::Replace)
+        let mut names = outdated.names.iter();
+        names.try_for_each(|name| self.kernel.inval_entry(dir, name)).map_err(SessionError::Replace)
     }
 }
 
@@ -151,8 +168,6 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
     let adapter = Adapter::new(Arc::clone(&view), waiting.clone(), Arc::clone(&foresight));
     let device = attach::attach(&mountpoint, config)?;
     let (sender, events) = mpsc::channel();
-    let mut session =
-        Session { mountpoint, device: None, events, sender, waiting, notifier: None, over: false };
 
     let mut settings = fuser::Config::default();
     settings.n_threads = Some(threads);
@@ -160,15 +175,21 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
     settings.clone_fd = true;
     // Who may enter is the kernel's business: it knows user, group and namespaces.
     let acl = fuser::SessionACL::All;
-    let server = fuser::Session::from_fd(adapter, device, acl, settings).map_err(SessionError::Start)?;
+    let server = fuser::Session::from_fd(adapter, device, acl, settings).map_err(|error| {
+        if let Err(error) = attach::detach(&mountpoint) {
+            tracing::warn!("{error}");
+        }
+        SessionError::Start(error)
+    })?;
+    let notifier = Notifier { view, kernel: server.notifier() };
+    let mut session = Session { mountpoint, device: None, events, sender, waiting, notifier, over: false };
 
     // What is stored may have to wait for a request that another thread answers.
     if threads > 1 {
         let notifier = server.notifier();
-        foresight.connect(move |node, bytes| notifier.store(fuser::INodeNo(node.0), 0, bytes));
+        foresight.connect(move |node, bytes| notifier.store(INodeNo(node.0), 0, bytes));
     }
 
-    session.notifier = Some(Notifier { view, kernel: server.notifier() });
     session.device = session.find().map(|mount| mount.device);
     let ended = session.sender.clone();
     thread::Builder::new()
@@ -194,7 +215,7 @@ impl Session {
     }
 
     /// What replaces the mounts that this session shows.
-    pub fn notifier(&self) -> Option<Notifier> {
+    pub fn notifier(&self) -> Notifier {
         self.notifier.clone()
     }
 

@@ -297,6 +297,7 @@ impl View {
             Spot::Top => self.lookup_mount(name, |table| 0..table.containers),
             Spot::Layers => self.lookup_mount(name, |table| table.containers..table.mounts.len()),
             Spot::Mount(mounted, ino) => {
+                mounted.touch();
                 let Some(found) = mounted.filesystem().tree().lookup(ino, name)? else { return Ok(None) };
                 let attributes = self.glimpse_in(&mounted, found)?;
                 match self.tables.hold(mounted.slot()) {
@@ -322,36 +323,6 @@ impl View {
             self.tables.unhold(&table);
         }
         found
-    }
-
-    /// For how long it holds that a directory has no entry of some name.
-    pub fn absence(&self, dir: Node) -> Certainty {
-        // Once the root itself is replaced, nobody can tell which names were asked for in vain.
-        match self.options.flat && self.options.replaceable && dir == Node::ROOT {
-            true => Certainty::Ahead,
-            false => Certainty::Final,
-        }
-    }
-
-    /// Takes note that the caller has let go of a node as many times as it was given it.
-    pub fn forget(&self, node: Node, times: u64) {
-        match self.numbering.place(node) {
-            // The root of a flat session is what nobody gave to the kernel, and what it keeps.
-            Some(Place::Mount(_, Ino::ROOT)) if self.options.flat => {}
-            Some(Place::Mount(slot, _)) => self.tables.let_go(slot, times),
-            Some(Place::Description(number)) => self.editions.let_go(number, times),
-            Some(Place::Top | Place::Layers) | None => {}
-        }
-    }
-
-    /// As what [`View::lookup`] gives, the caller has the node from now on. Tells whether it is still there.
-    fn hold(&self, node: Node) -> bool {
-        match self.numbering.place(node) {
-            Some(Place::Mount(slot, _)) => self.tables.hold(slot),
-            Some(Place::Description(number)) => self.editions.hold(number),
-            Some(Place::Top | Place::Layers) => true,
-            None => false,
-        }
     }
 
     /// The target of a symlink: at most 4,095 bytes.

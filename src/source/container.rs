@@ -10,8 +10,8 @@ use super::place::Place;
 use super::{ContainerDetails, Context, Details, Keep, Mount, ROOTFS, Source, SourceError};
 use crate::cache::{Content, Entry, Filler, Kind, Obtained};
 use crate::docker::{
-    ByteStream, Container, ContainerName, ContainerState, Daemon, DockerError, Engine, MountKind, MountPoint,
-    Throwaway,
+    ByteStream, Container, ContainerId, ContainerName, ContainerState, Daemon, DockerError, Engine,
+    MountKind, MountPoint, Throwaway,
 };
 use crate::index::Order;
 use crate::index::scan::EndMark;
@@ -35,6 +35,39 @@ pub(super) fn open(
     context.progress.enter(Phase::Resolving);
     let daemon = Daemon::connect(&context.endpoint()?)?;
     let container = daemon.container(name)?;
+    show(source, daemon, container, start, context)
+}
+
+/// A container that was opened once, to be found again though another may have its name by now.
+pub(super) struct Origin {
+    daemon: Daemon,
+    id: ContainerId,
+    name: String,
+}
+
+impl Origin {
+    /// Opens it as it is now.
+    pub fn open(&self, source: &OsStr, context: &Context<'_>) -> Result<Source, SourceError> {
+        context.progress.enter(Phase::Resolving);
+        let container = self.daemon.container_by_id(&self.id).map_err(|error| match error {
+            DockerError::ContainerNotFound { .. } => {
+                DockerError::ContainerNotFound { name: self.name.clone() }
+            }
+            other => other,
+        })?;
+        show(source, self.daemon.clone(), container, super::Start::Now, context)
+    }
+}
+
+/// Lays out what a container has.
+fn show(
+    source: &OsStr,
+    daemon: Daemon,
+    container: Container,
+    start: super::Start,
+    context: &Context<'_>,
+) -> Result<Source, SourceError> {
+    let origin = Origin { daemon: daemon.clone(), id: container.id.clone(), name: container.name.clone() };
     let snapshot = jiff::Timestamp::now();
     let details = Details {
         names: vec![container.name.clone()],
@@ -76,6 +109,7 @@ pub(super) fn open(
     };
     let mut source = Source::of(source, opened, context)?;
     source.identity.clone_from(&id);
+    source.container = Some(origin);
     let names = names(container.mounts.iter().map(|mount| &*mount.destination));
     for ((index, mount), name) in container.mounts.iter().enumerate().zip(names) {
         let work = {
@@ -90,7 +124,7 @@ pub(super) fn open(
             name,
             destination: mount.destination.clone(),
             kind: mount.kind.to_string(),
-            origin: origin(mount),
+            origin: origin_of(mount),
             read_only: mount.read_only,
             filesystem,
             keep: Keep::Fill(fill),
@@ -110,7 +144,7 @@ fn own_data(filler: &Filler) -> Result<Bytes, SourceError> {
 }
 
 /// What a mount is of, for people.
-fn origin(mount: &MountPoint) -> Option<String> {
+fn origin_of(mount: &MountPoint) -> Option<String> {
     mount.name.clone().or_else(|| Some(mount.source.clone())).filter(|origin| !origin.is_empty())
 }
 

@@ -102,6 +102,9 @@ pub enum SourceError {
     /// Nothing is known of the layers that it consists of.
     #[error("the layers of {} are not known", quote(Path::new(.0)))]
     NoLayers(OsString),
+    /// It is what it is.
+    #[error("there is nothing to refresh: {} is no container, and never changes", quote(Path::new(.0)))]
+    Unchanging(OsString),
     /// The user lost patience.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -135,6 +138,9 @@ impl SourceError {
                  layer"
                     .to_owned(),
             ),
+            SourceError::Unchanging(_) => {
+                Some("a name may lead to another image by now: unmount, and mount it again".to_owned())
+            }
             SourceError::ChangedMeanwhile(_) => Some("try again when nobody writes to it".to_owned()),
             SourceError::Content { problem: ContentProblem::Scan(ScanError::NotATar), .. } => Some(
                 "a tar of a root filesystem is wanted, plain or compressed with gzip, zstd or xz".to_owned(),

@@ -89,6 +89,8 @@ pub struct Source {
     /// What the user may want to be told about how the source was found.
     pub notes: Vec<String>,
     alone: Option<Alone>,
+    /// How it is found again, if it may become another thing.
+    container: Option<container::Origin>,
 }
 
 /// What is kept with a cache entry, so that it is known without asking the daemon again.
@@ -351,6 +353,7 @@ impl Source {
             mounts: vec![Mount::root(filesystem, keep)],
             notes: Vec::new(),
             alone: None,
+            container: None,
         })
     }
 
@@ -362,6 +365,27 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// Whether it may become another thing, so that it can be [renewed](Source::renew).
+    pub fn is_renewable(&self) -> bool {
+        self.container.is_some()
+    }
+
+    /// Opens the same source as it is now. All of this one stays as it is.
+    ///
+    /// # Errors
+    /// [`SourceError::Unchanging`], and as [`open`].
+    pub fn renew(&self, context: &Context<'_>) -> Result<Source, SourceError> {
+        match &self.container {
+            Some(container) => container.open(&self.spelled, context),
+            None => Err(SourceError::Unchanging(self.spelled.clone())),
+        }
+    }
+
+    /// Whether anybody else has one of its filesystems.
+    pub fn is_in_use(&self) -> bool {
+        self.mounts.iter().any(|mount| Arc::strong_count(&mount.filesystem) > 1)
     }
 
     /// Why something of the root filesystem will never come, if that is so.

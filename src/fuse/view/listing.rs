@@ -25,7 +25,8 @@ pub struct ListedEntry<'a> {
 /// An offset in the listing of a mount that is being filled is good for the same `OpenDir` only.
 pub struct OpenDir {
     node: Node,
-    pinned: Option<Pinned>,
+    /// The order in which it was begun, and the slot of the mount that this is of.
+    pinned: Option<(usize, Pinned)>,
 }
 
 impl OpenDir {
@@ -55,7 +56,8 @@ const BATCH: usize = 64;
 impl View {
     /// Begins to list a directory.
     pub fn open_dir(&self, node: Node) -> OpenDir {
-        OpenDir { node, pinned: self.mount_of(node).and_then(|(mounted, _)| mounted.filesystem().pin()) }
+        let pin = |(mounted, _): (Mounted, Ino)| Some((mounted.slot(), mounted.filesystem().pin()?));
+        OpenDir { node, pinned: self.mount_of(node).and_then(pin) }
     }
 
     /// Hands the entries of `dir` from `offset` on to `emit` until it returns `false` or there are no more.
@@ -178,6 +180,7 @@ impl View {
         offset: u64,
         emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
     ) -> Result<(), ViewError> {
+        mounted.touch();
         let filesystem = mounted.filesystem();
         let mut emitted = false;
         let mut give = |name: &[u8], node: Node, file_type: FileType, next: u64| {
@@ -203,8 +206,10 @@ impl View {
             let node = self.numbering.node(mounted.slot(), entry.ino);
             give(entry.name, node, entry.file_type, entry.cookie.0.saturating_add(COOKIE_SHIFT))
         };
-        let listing = match &dir.pinned {
-            Some(pinned) => pinned.read_dir(ino, from, &mut give_entry),
+        // The root of a flat session may be another mount's by now: then it is that one which is listed.
+        let pinned = dir.pinned.as_ref().filter(|(slot, _)| *slot == mounted.slot());
+        let listing = match pinned {
+            Some((_, pinned)) => pinned.read_dir(ino, from, &mut give_entry),
             None => filesystem.read_dir(ino, from, &mut give_entry),
         };
         match listing {

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{BadMount, DESCRIPTION_NAME, MAX_NAME, ViewMount};
@@ -23,6 +23,8 @@ pub(super) struct Table {
     pub destinations: Vec<Destination>,
     /// How often the kernel was given a number of it, and has not let go of it.
     held: AtomicU64,
+    /// Whether the kernel was told that none of its names leads anywhere, and has not asked for one since.
+    withdrawn: AtomicBool,
 }
 
 impl Table {
@@ -46,12 +48,27 @@ impl Table {
         }
         let destinations = if flat { Vec::new() } else { destinations(&mounts) };
         let containers = mounts.len();
-        Ok(Table { first, mounts, containers, destinations, held: AtomicU64::new(0) })
+        Ok(Table {
+            first,
+            mounts,
+            containers,
+            destinations,
+            held: AtomicU64::new(0),
+            withdrawn: AtomicBool::new(false),
+        })
     }
 
     /// The number of one of its mounts among all that the session ever showed.
     pub fn slot(&self, index: usize) -> usize {
         self.first + index
+    }
+
+    /// Its mounts, if the kernel may have names of them.
+    pub fn withdraw(self: &Arc<Table>) -> Vec<Mounted> {
+        if self.withdrawn.swap(true, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        (0..self.mounts.len()).filter_map(|index| Mounted::new(Arc::clone(self), index)).collect()
     }
 
     /// The mounts that a session shows, flat or not.
@@ -103,6 +120,13 @@ impl Mounted {
         &self.mount().filesystem
     }
 
+    /// Notes that the kernel is about to learn of a name in it.
+    pub fn touch(&self) {
+        if self.table.withdrawn.load(Ordering::Acquire) {
+            self.table.withdrawn.store(false, Ordering::Release);
+        }
+    }
+
     /// The number of the layer that it is, if it is one and no container mount.
     pub fn layer(&self) -> Option<usize> {
         self.index.checked_sub(self.table.containers)
@@ -138,6 +162,11 @@ impl Tables {
 
     pub fn current(&self) -> Arc<Table> {
         Arc::clone(&self.read().current)
+    }
+
+    /// The tables from before that are still held.
+    pub fn older(&self) -> Vec<Arc<Table>> {
+        self.read().older.clone()
     }
 
     /// The current table, which the kernel is about to be given a number of. If that does not come about, it is to be

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::fuse::testing::Builder;
-use crate::index::scan::EntryKind;
+use crate::index::scan::{Entry, EntryKind};
 use crate::index::{Certainty, DataFile, Order};
 
 fn options() -> ViewOptions {
@@ -391,6 +391,55 @@ fn the_root_of_a_flat_session_goes_from_each_mount_to_the_next() {
     view.forget(file.node, 1);
     assert!(there.upgrade().is_none());
     assert_eq!(view.attributes(Node::ROOT).unwrap().node, Node::ROOT);
+}
+
+#[test]
+fn the_names_of_what_was_replaced_are_withdrawn_until_nobody_asks_for_one() {
+    for flat in [false, true] {
+        let builder = || Builder::new().file("d/f", b"").dir("d/e").finish();
+        let mount = || vec![ViewMount { name: "rootfs".into(), destination: None, filesystem: builder() }];
+        let view = View::new(mount(), ViewOptions { flat, replaceable: true, ..options() }).unwrap();
+        let d = walk(&view, if flat { "d" } else { "rootfs/d" }).node;
+        let withdrawn = || {
+            let mut names = Vec::new();
+            view.withdraw(&mut |outdated| {
+                names.extend(outdated.names.into_iter().map(|n| (outdated.dir, n)))
+            });
+            names
+        };
+        assert_eq!(withdrawn(), []);
+        view.replace(mount()).unwrap();
+        let names = withdrawn();
+        assert!(names.contains(&(d, "f".into())) && names.contains(&(d, "e".into())), "{names:?}");
+        // Nothing that is shown now.
+        assert!(names.iter().all(|(dir, _)| *dir != Node::ROOT), "{names:?}");
+        assert_eq!(withdrawn(), []);
+        view.lookup(d, b"f").unwrap().unwrap();
+        assert_eq!(withdrawn(), names);
+    }
+}
+
+#[test]
+fn a_listing_of_the_mountpoint_that_was_begun_before_goes_on_in_what_is_shown() {
+    let file = DataFile::owned(tempfile::tempfile().unwrap());
+    let (old, grower) = Filesystem::filling(Order::Any, file, None);
+    for name in ["a", "b"] {
+        let (path, kind, mtime) = (name.into(), EntryKind::Fifo, Timestamp::default());
+        grower.insert(Entry { path, kind, perm: 0o644, uid: 0, gid: 0, mtime, xattrs: Vec::new() }).unwrap();
+    }
+    let mount = |filesystem| ViewMount { name: "rootfs".into(), destination: None, filesystem };
+    let options = ViewOptions { flat: true, replaceable: true, ..options() };
+    let view = View::new(vec![mount(old)], options).unwrap();
+    let dir = view.open_dir(Node::ROOT);
+    assert!(dir.is_pinned());
+    view.replace(vec![mount(Builder::new().dir("x").file("a", b"new").finish())]).unwrap();
+    let mut a = None;
+    view.read_dir(&dir, 0, &mut |entry| {
+        a = (entry.name == b"a").then_some(entry.node).or(a);
+        true
+    })
+    .unwrap();
+    assert_eq!(a, Some(walk(&view, "a").node));
 }
 
 #[test]
