@@ -1,7 +1,7 @@
-//! The verbs that read a source without mounting it, over tars: what they say, and where copies go.
+//! The verbs that read a source without mounting it, mostly over tars: what they say, and where copies go.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Stdio;
@@ -9,7 +9,10 @@ use std::process::Stdio;
 use insta::assert_snapshot;
 
 use crate::support::archives::{extract, fixture};
-use crate::support::{Manifest, Outcome, Sandbox, succeed};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::{Daemon, Manifest, Outcome, Sandbox, succeed};
+
+const SMALL: &str = "imagefs-test/small";
 
 /// A sandbox with a small tar in it.
 fn place() -> Sandbox {
@@ -515,4 +518,34 @@ fn names_reach_a_terminal_escaped() {
         .unwrap();
     let shown = output.stdout.trim_ascii_end();
     assert_eq!(String::from_utf8_lossy(shown), r"/new\nline\u{1b}[31m");
+}
+
+#[test]
+fn a_verb_that_waits_shows_how_far_it_is_and_then_only_its_answer() {
+    let sandbox = Sandbox::new();
+    let proxy = Proxy::before(Daemon::docker().host(), Fault::HoldAfter(100_000));
+    let start = |options: &str| {
+        let verb =
+            format!("{} ls {options} --host {} {SMALL} /bin", env!("CARGO_BIN_EXE_imagefs"), proxy.address());
+        let mut script = sandbox.command("script");
+        script.args(["--quiet", "--return", "--command", &verb, "/dev/null"]);
+        script.env("TERM", "xterm").stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut waiting = start("");
+    let mut shown = Vec::new();
+    // It is drawn for as long as the export stands still.
+    while !shown.windows(7).any(|word| word == b"entries") {
+        let mut piece = [0; 256];
+        let n = waiting.stdout.as_mut().unwrap().read(&mut piece).unwrap();
+        assert!(n > 0, "no bar: {}", shown.escape_ascii());
+        shown.extend_from_slice(&piece[..n]);
+    }
+    proxy.release();
+    let rest = waiting.wait_with_output().unwrap().stdout;
+    let listed = b"busybox\r\nsh\r\ntouch\r\n";
+    assert!(rest.ends_with(listed), "{}", rest.escape_ascii());
+    // Nothing of it stays on the terminal: the last thing before the answer is that its line is wiped.
+    let before = &rest[..rest.len() - listed.len()];
+    assert!(before.ends_with(b"\x1b[2K") || before.ends_with(b"\r"), "{}", before.escape_ascii());
+    assert_eq!(start("--quiet").wait_with_output().unwrap().stdout, listed);
 }

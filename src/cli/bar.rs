@@ -2,10 +2,14 @@
 //!
 //! Shown on standard error, and only where that is a terminal.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::companion::{Ended, during};
+use super::error::CommandError;
+use super::printer::Printer;
 use crate::progress::{Phase, Progress};
 
 /// How often the bar is drawn anew.
@@ -39,6 +43,11 @@ impl Bar {
         self.bar.is_hidden()
     }
 
+    /// Takes it away for as long as `print` takes.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
+    }
+
     /// Draws what there is to tell now.
     pub fn draw(&mut self, progress: &Progress) {
         let (phase, total, entries) = (progress.phase(), progress.expected_bytes(), progress.entries());
@@ -63,6 +72,24 @@ impl Bar {
         });
         self.bar.tick();
     }
+}
+
+/// Runs `task`, and shows meanwhile how far it has come.
+pub fn beside<T>(
+    printer: &Printer,
+    name: &OsStr,
+    progress: &Progress,
+    task: impl FnOnce() -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    printer.begin_bar(&name.to_string_lossy());
+    let draw = |ended: &Ended| {
+        while !ended.within(INTERVAL) {
+            printer.draw(progress);
+        }
+    };
+    let result = during(draw, task);
+    printer.end_bar();
+    result
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -46,7 +46,6 @@ use std::sync::Arc;
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 
-use bar::Bar;
 use error::{CommandError, EXIT_STATUS_HELP, Kind};
 use printer::Printer;
 use runtime_dir::Surroundings;
@@ -191,11 +190,6 @@ impl Context {
         Ok(Cache::open(self.cache_dir())?.with_limit(self.global.cache_limit))
     }
 
-    /// A bar for a task of that name, unless the user wants quiet, or a log in its place.
-    fn bar(&self, task: &str) -> Option<Bar> {
-        (self.global.verbose == 0 && !self.global.quiet).then(|| Bar::new(task))
-    }
-
     fn register(&self) -> Result<Register, CommandError> {
         let surroundings = Surroundings::of_this_process();
         let dir = surroundings.runtime_dir();
@@ -210,7 +204,7 @@ pub fn main() -> ExitCode {
     let writer = if global.server { logging::Writer::Server } else { logging::Writer::Command };
     let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
     let begun = logging::begin(verbosity, writer, global.log_file.as_deref());
-    let context = Context { printer: Printer::new(global.quiet), global };
+    let context = Context { printer: Printer::new(global.quiet, global.verbose > 0), global };
     begun.and_then(|()| command.run(&context)).unwrap_or_else(|error| {
         if error.kind() != Kind::NoReader {
             context.printer.error(&error);

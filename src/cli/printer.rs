@@ -9,21 +9,64 @@ use std::fmt::{self, Write as _};
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+use super::bar::Bar;
 use super::error::{CommandError, Kind};
+use crate::progress::{Phase, Progress};
 
-/// Prints for one command.
-#[derive(Clone, Copy, Debug)]
+/// Prints for one command. All clones share what is on the terminal.
+#[derive(Clone, Debug)]
 pub struct Printer {
     quiet: bool,
+    shows_bars: bool,
+    bar: Arc<Mutex<Option<Bar>>>,
 }
 
 impl Printer {
-    /// With `quiet`, notes are left out.
-    pub fn new(quiet: bool) -> Printer {
-        Printer { quiet }
+    /// With `quiet`, notes are left out, and so are bars. With `logs`, the log goes where a bar would be.
+    pub fn new(quiet: bool, logs: bool) -> Printer {
+        Printer { quiet, shows_bars: !quiet && !logs, bar: Arc::default() }
+    }
+
+    /// From now on [`Printer::draw`] shows a bar for the task of that name.
+    pub fn begin_bar(&self, task: &str) {
+        *self.bar() = self.shows_bars.then(|| Bar::new(task));
+    }
+
+    /// Whether there is a bar, and somebody to see it.
+    pub fn has_bar(&self) -> bool {
+        self.bar().as_ref().is_some_and(|bar| !bar.is_hidden())
+    }
+
+    /// Shows how far the task is, if it has a bar.
+    pub fn draw(&self, progress: &Progress) {
+        let mut bar = self.bar();
+        match &mut *bar {
+            // Whatever goes on now, nothing is read any more.
+            Some(_) if progress.phase() == Phase::Done => *bar = None,
+            Some(bar) => bar.draw(progress),
+            None => {}
+        }
+    }
+
+    /// Wipes the bar.
+    pub fn end_bar(&self) {
+        *self.bar() = None;
+    }
+
+    /// Wipes the bar for as long as `print` takes.
+    fn beside_bar(&self, print: impl FnOnce()) {
+        match &*self.bar() {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn bar(&self) -> MutexGuard<'_, Option<Bar>> {
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a line to standard output, escaped.
@@ -57,12 +100,13 @@ impl Printer {
     /// Tells the user something on standard error, unless told to be quiet.
     pub fn note(&self, note: impl fmt::Display) {
         if !self.quiet {
-            stderr_line("", &note.to_string());
+            self.beside_bar(|| stderr_line("", &note.to_string()));
         }
     }
 
     /// Reports an error, its causes and its hints on standard error.
     pub fn error(&self, error: &CommandError) {
+        self.end_bar();
         stderr_line("error: ", error.message());
         for cause in error.causes() {
             stderr_line("  caused by: ", cause);
@@ -74,10 +118,13 @@ impl Printer {
 
     /// Standard output, for what is too much to be printed at once.
     pub fn output(&self) -> Output {
-        Output { terminal: io::stdout().is_terminal(), stdout: BufWriter::new(io::stdout().lock()) }
+        let terminal = io::stdout().is_terminal();
+        let bar = terminal.then(|| self.clone());
+        Output { terminal, stdout: BufWriter::new(io::stdout().lock()), bar }
     }
 
     fn raw(&self, bytes: &[u8]) -> Result<(), CommandError> {
+        self.end_bar();
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(cannot_write)
     }
@@ -87,6 +134,8 @@ impl Printer {
 pub struct Output {
     stdout: BufWriter<StdoutLock<'static>>,
     terminal: bool,
+    /// Whose bar is in the way, if one may be.
+    bar: Option<Printer>,
 }
 
 impl Output {
@@ -110,7 +159,15 @@ impl Output {
 
     /// Writes bytes as they are.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), CommandError> {
+        self.clear();
         self.stdout.write_all(bytes).map_err(cannot_write)
+    }
+
+    /// Wipes the bar before the first byte.
+    fn clear(&mut self) {
+        if let Some(printer) = self.bar.take() {
+            printer.end_bar();
+        }
     }
 
     /// Sees that everything is written.
@@ -121,6 +178,7 @@ impl Output {
 
 impl io::Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.clear();
         self.stdout.write(bytes)
     }
 

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::error::CommandError;
 use super::signals::Signals;
-use super::{Context, SourceArgs};
+use super::{Context, SourceArgs, bar};
 use crate::gateway::{FileStat, Gateway};
 use crate::progress::Progress;
 use crate::source;
@@ -60,7 +60,9 @@ impl ReadArgs {
     ) -> Result<T, CommandError> {
         let progress = Arc::new(Progress::new());
         let signals = Signals::watch(&progress)?;
-        signals.judge(self.open(context, &progress).and_then(|reading| read(&reading)))
+        signals.judge(bar::beside(&context.printer, &self.source, &progress, || {
+            self.open(context, &progress).and_then(|reading| read(&reading))
+        }))
     }
 
     fn open(&self, context: &Context, progress: &Arc<Progress>) -> Result<Reading, CommandError> {

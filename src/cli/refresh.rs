@@ -40,7 +40,7 @@ impl RefreshArgs {
         let record = records.iter().find(|r| r.mountpoint == mountpoint && r.owner.is_alive());
         let record = record.ok_or_else(|| no_server(&mountpoint))?;
 
-        let mut bar = context.bar(&record.source.to_string_lossy());
+        context.printer.begin_bar(&record.source.to_string_lossy());
         let progress = Progress::new();
         progress.enter(Phase::Reading);
         let answer =
@@ -48,11 +48,9 @@ impl RefreshArgs {
                 progress.restart();
                 progress.add_bytes(bytes);
                 progress.add_entries(entries);
-                if let Some(bar) = &mut bar {
-                    bar.draw(&progress);
-                }
+                context.printer.draw(&progress);
             });
-        drop(bar);
+        context.printer.end_bar();
         answer.map_err(|error| no_answer(record, error))??;
         Ok(ExitCode::SUCCESS)
     }

@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 
 use super::Context;
 use super::background::Detached;
-use super::bar::{self, Bar};
+use super::bar;
 use super::companion::{Ended, during};
 use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
@@ -63,10 +63,10 @@ pub fn serve(
     let mut registration = register(context, source, mountpoint)?;
     ending.lock().remains = Some(registration.remains());
     mountpoint.make_ready()?;
-    let bar = context.bar(&registration.record().source.to_string_lossy());
     let printer = &context.printer;
-    let prepared =
-        during(|ended| show(&progress, &mut registration, bar, printer, ended), || prepare(&progress));
+    printer.begin_bar(&registration.record().source.to_string_lossy());
+    let prepared = during(|ended| show(&progress, &mut registration, printer, ended), || prepare(&progress));
+    printer.end_bar();
     ending.check()?;
     let Prepared { view, config, source, cache } = prepared?;
 
@@ -140,20 +140,12 @@ fn register(
 }
 
 /// Shows on the terminal and in the record how the source is being opened.
-fn show(
-    progress: &Progress,
-    registration: &mut Registration,
-    mut bar: Option<Bar>,
-    printer: &Printer,
-    ended: &Ended,
-) {
+fn show(progress: &Progress, registration: &mut Registration, printer: &Printer, ended: &Ended) {
     let mut recorded = Instant::now();
     // The bar says so itself, where there is one.
-    let mut to_tell = bar.as_ref().is_none_or(Bar::is_hidden);
+    let mut to_tell = !printer.has_bar();
     while !ended.within(bar::INTERVAL) {
-        if let Some(bar) = &mut bar {
-            bar.draw(progress);
-        }
+        printer.draw(progress);
         if progress.phase() == Phase::Waiting && std::mem::take(&mut to_tell) {
             printer.note(format!("{}: {}", registration.record().source.to_string_lossy(), bar::FOR_ANOTHER));
         }

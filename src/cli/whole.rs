@@ -2,10 +2,8 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
 
-use super::bar::{self, Bar};
+use super::bar;
 use super::error::CommandError;
 use super::signals::Signals;
 use super::{Context, SourceArgs};
@@ -33,31 +31,12 @@ impl Whole<'_> {
     pub fn open(&self, spelled: &OsStr, args: &SourceArgs, exact: bool) -> Result<Source, CommandError> {
         let progress = &self.progress;
         progress.restart();
-        let result = self.with_bar(&spelled.to_string_lossy(), || {
+        let result = bar::beside(&self.context.printer, spelled, progress, || {
             let context = source::Context { exact, ..args.context(&self.cache, progress) };
             let mut source = source::open(spelled, &context)?;
             source.wait()?;
             Ok(source)
         });
         self.signals.judge(result)
-    }
-
-    /// Runs `task`, and shows meanwhile how far it has come.
-    fn with_bar<T>(&self, name: &str, task: impl FnOnce() -> T) -> T {
-        let global = &self.context.global;
-        let mut bar = (global.verbose == 0 && !global.quiet).then(|| Bar::new(name));
-        thread::scope(|scope| {
-            let (running, ended) = channel::<()>();
-            scope.spawn(move || {
-                while ended.recv_timeout(bar::INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                    if let Some(bar) = &mut bar {
-                        bar.draw(&self.progress);
-                    }
-                }
-            });
-            let result = task();
-            drop(running);
-            result
-        })
     }
 }
