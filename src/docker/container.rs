@@ -2,7 +2,7 @@
 //!
 //! Must not import anything of the crate outside `docker` but its words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -101,6 +101,8 @@ pub struct MountPoint {
     pub destination: String,
     /// Whether the container may not write to it.
     pub read_only: bool,
+    /// Whether it is a directory of the volume, and not all of it.
+    pub is_part: bool,
 }
 
 /// What kind of filesystem is mounted.
@@ -195,6 +197,33 @@ struct InspectedMount {
 #[serde(rename_all = "PascalCase")]
 struct InspectedHostConfig {
     tmpfs: Option<BTreeMap<String, String>>,
+    mounts: Option<Vec<AskedMount>>,
+}
+
+/// A mount as it was asked for when the container was made.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AskedMount {
+    target: Option<String>,
+    volume_options: Option<AskedVolume>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct AskedVolume {
+    subpath: Option<String>,
+}
+
+impl InspectedHostConfig {
+    /// Where a directory of a volume was asked for.
+    fn parts(&self) -> HashSet<String> {
+        let is_part = |mount: &&AskedMount| {
+            let subpath = mount.volume_options.as_ref().and_then(|volume| volume.subpath.as_ref());
+            subpath.is_some_and(|subpath| !subpath.is_empty())
+        };
+        let parts = self.mounts.iter().flatten().filter(is_part);
+        parts.filter_map(|mount| Some(mount.target.as_ref()?.trim_end_matches('/').to_owned())).collect()
+    }
 }
 
 /// One element of the answer to `GET /containers/{id}/changes`.
@@ -281,15 +310,23 @@ impl Inspected {
     fn into_container(self) -> Result<Container, String> {
         // Podman lists a tmpfs in neither, one or both of the two, by version.
         let mut mounts = BTreeMap::new();
+        let parts = self.host_config.as_ref().map(InspectedHostConfig::parts).unwrap_or_default();
         for destination in self.host_config.and_then(|host| host.tmpfs).unwrap_or_default().into_keys() {
             let kind = MountKind::Tmpfs;
             let source = String::new();
-            let mount =
-                MountPoint { kind, name: None, source, destination: destination.clone(), read_only: false };
+            let mount = MountPoint {
+                kind,
+                name: None,
+                source,
+                destination: destination.clone(),
+                read_only: false,
+                is_part: false,
+            };
             mounts.insert(destination, mount);
         }
         for mount in self.mounts.unwrap_or_default() {
-            mounts.insert(mount.destination.clone(), mount.into_mount_point());
+            let is_part = parts.contains(mount.destination.trim_end_matches('/'));
+            mounts.insert(mount.destination.clone(), mount.into_mount_point(is_part));
         }
         Ok(Container {
             id: self.id,
@@ -303,7 +340,7 @@ impl Inspected {
 }
 
 impl InspectedMount {
-    fn into_mount_point(self) -> MountPoint {
+    fn into_mount_point(self, is_part: bool) -> MountPoint {
         let kind = match self.kind.as_deref().unwrap_or_default() {
             "volume" => MountKind::Volume,
             "bind" => MountKind::Bind,
@@ -316,6 +353,7 @@ impl InspectedMount {
             source: self.source.unwrap_or_default(),
             destination: self.destination,
             read_only: self.writable == Some(false),
+            is_part,
         }
     }
 }
@@ -357,6 +395,25 @@ mod tests {
         let expected =
             [("/a", &MountKind::Tmpfs, false), ("/b", &other, false), ("/z", &MountKind::Volume, true)];
         assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn a_part_of_a_volume_is_told_from_all_of_it() {
+        let json = serde_json::json!({
+            "Id": "ab".repeat(32), "Name": "/web", "Image": "cd".repeat(32), "State": { "Status": "running" },
+            "Mounts": [
+                { "Type": "volume", "Name": "v", "Destination": "/part", "RW": true },
+                { "Type": "volume", "Name": "v", "Destination": "/all", "RW": true },
+            ],
+            "HostConfig": { "Mounts": [
+                { "Type": "volume", "Source": "v", "Target": "/part/", "VolumeOptions": { "Subpath": "a/b" } },
+                { "Type": "volume", "Source": "v", "Target": "/all", "VolumeOptions": { "Subpath": "" } },
+                { "Type": "tmpfs", "Target": "/other" },
+            ] },
+        });
+        let container = serde_json::from_value::<Inspected>(json).unwrap().into_container().unwrap();
+        let parts: Vec<_> = container.mounts.iter().map(|m| (&*m.destination, m.is_part)).collect();
+        assert_eq!(parts, [("/all", false), ("/part", true)]);
     }
 
     #[test]

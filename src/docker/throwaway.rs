@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions};
 use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions};
 use serde::Deserialize;
 
@@ -48,12 +48,38 @@ impl Daemon {
     pub fn throwaway(&self, image: &Image) -> Result<Throwaway, DockerError> {
         // A volume would take a copy of all that the image has there, and hide it (Podman) behind an empty one.
         // A tmpfs in its place is mounted when a container starts, and so never.
-        let shadows = image.config.volumes.iter().filter(|target| is_plain(target)).map(|target| Mount {
-            target: Some(target.clone()),
-            typ: Some(MountType::TMPFS),
-            ..Mount::default()
-        });
+        let shadows = image.config.volumes.iter().filter_map(|target| shadow(target));
         self.create(&image.id, HostConfig { mounts: Some(shadows.collect()), ..HostConfig::default() })
+    }
+
+    /// Makes a container that has one volume of another one, read-only, and nothing else of what that has mounted. Two
+    /// requests.
+    ///
+    /// The volume is named, so the daemon does nothing about the sources of binds, which it would make anew where they are
+    /// gone, nor does it put another mount on top.
+    ///
+    /// # Errors
+    /// [`DockerError::ContainerNotFound`] if the other is gone, since its volume may be gone too, and would be made
+    /// anew; [`DockerError::ImageNotFound`] if its image was removed; or the daemon refuses.
+    pub fn throwaway_with_volume(
+        &self,
+        container: &Container,
+        name: &str,
+        destination: &str,
+    ) -> Result<Throwaway, DockerError> {
+        self.container_by_id(&container.id)?;
+        let volume = Mount {
+            target: Some(destination.to_owned()),
+            source: Some(name.to_owned()),
+            typ: Some(MountType::VOLUME),
+            read_only: Some(true),
+            volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
+            ..Mount::default()
+        };
+        // Where the image declares volumes, the other has mounts.
+        let others = container.mounts.iter().filter(|other| other.destination != destination);
+        let mounts = others.filter_map(|other| shadow(&other.destination)).chain([volume]);
+        self.create(&container.image, HostConfig { mounts: Some(mounts.collect()), ..HostConfig::default() })
     }
 
     /// Makes a container that has the volumes and binds of another one, read-only, to read them through it while
@@ -212,6 +238,15 @@ fn unique_name() -> Result<String, DockerError> {
     // The kernel's source of random UUIDs, random(4).
     let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(DockerError::NoName)?;
     Ok(format!("{NAME_PREFIX}{}", uuid.trim()))
+}
+
+/// What keeps a volume from being made at `target`, if it can be a mount's target.
+fn shadow(target: &str) -> Option<Mount> {
+    is_plain(target).then(|| Mount {
+        target: Some(target.to_owned()),
+        typ: Some(MountType::TMPFS),
+        ..Mount::default()
+    })
 }
 
 /// Whether the daemons take `path` for the target of a mount, and mean the same by it.

@@ -210,15 +210,21 @@ fn reach<'a>(
             return Err("what was in memory has gone with the processes of the container".to_owned());
         }
         (kind, engine) => {
-            // For a throwaway container, dockerd would make the source of a bind anew where it is gone.
-            if *kind == MountKind::Bind && engine == Engine::Docker && !running {
+            // For a throwaway container that has all mounts, dockerd would make the source of a bind anew where it is gone.
+            if *kind != MountKind::Volume && engine == Engine::Docker {
                 let found = daemon.stat_path(&container.id, mount.destination.as_bytes());
                 found.map_err(|error| error.to_string())?.ok_or(NOTHING)?;
             }
             if let Err(error) = daemon.sweep_orphans() {
                 tracing::warn!("containers of killed runs may be left: {error}");
             }
-            match daemon.throwaway_with_volumes_of(container) {
+            let made = match (kind, engine, &mount.name) {
+                (MountKind::Volume, Engine::Docker, Some(name)) if !mount.is_part => {
+                    daemon.throwaway_with_volume(container, name, &mount.destination)
+                }
+                _ => daemon.throwaway_with_volumes_of(container),
+            };
+            match made {
                 Ok(throwaway) => Through::Throwaway(throwaway),
                 // Podman makes none where the source of any bind is gone. What does not run cannot move its links
                 // while the daemon follows them.
