@@ -407,6 +407,43 @@ fn a_volume_is_read_without_a_mountpoint(daemon: Daemon) {
     assert!(beyond.stderr.contains("mount index 9 is out of bounds (9 available)"), "{beyond:?}");
 }
 
+#[test]
+fn a_single_file_of_a_volume_is_asked_for_alone() {
+    let (sandbox, daemon) = (Sandbox::new(), Daemon::docker());
+    let container = container_with_mounts(&daemon, &sandbox);
+    container.fill(
+        &sandbox,
+        "/data",
+        "ln -s / out; ln -s dir inner; ln -s inner/inside chain; echo -n >empty",
+    );
+    let proxy = Proxy::before(daemon.host(), Fault::None);
+    let run = |verb: &[&str], path: &str| {
+        let mut command = sandbox.imagefs(verb.iter().copied());
+        command.args(["--mount", "data", &container.source(), path]);
+        sandbox.run(command.env("DOCKER_HOST", proxy.address()))
+    };
+    // All of the volume, as it is asked for otherwise.
+    let whole = || proxy.lines().iter().filter(|l| l.starts_with("GET") && l.contains("path=/data ")).count();
+    for (path, content) in [("dir/inside", "two\n"), ("/dir/../file", "one\n"), ("empty", "")] {
+        assert_eq!(run(&["cat"], path).success().stdout, content, "{path}");
+    }
+    let stat = |path: &str| -> Value {
+        serde_json::from_str(&run(&["stat", "--json"], path).success().stdout).unwrap()
+    };
+    let file = stat("file");
+    assert_eq!((&file["mode"], &file["uid"], &file["size"]), (&json!("0711"), &json!(12), &json!(4)));
+    assert_eq!(stat("link")["target"], "dir/inside");
+    assert_eq!(run(&["cat"], "none").code, Some(3));
+    assert_eq!(run(&["cat"], "sub/nested").code, Some(3), "it is of another mount");
+    assert_eq!((whole(), proxy.requests_for("/export")), (0, 0), "{:?}", proxy.lines());
+    // Where a link is on the way, all of it is read, and the link stays in the volume.
+    assert_eq!(run(&["cat"], "chain").success().stdout, "two\n");
+    assert_eq!(run(&["cat"], "inner/inside").success().stdout, "two\n");
+    assert_eq!(whole(), 2, "{:?}", proxy.lines());
+    let out = run(&["cat"], "out/etc/passwd");
+    assert!(out.code == Some(3) && out.stderr.contains("hint: ask mount"), "{out:?}");
+}
+
 fn a_single_file_of_an_image_is_asked_for_alone(daemon: Daemon) {
     let sandbox = Sandbox::new();
     let proxy = Proxy::before(daemon.host(), Fault::None);

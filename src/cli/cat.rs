@@ -16,11 +16,13 @@ const PIECE: usize = 256 << 10;
 const EXAMPLES: &str = "\
 Examples:
   imagefs cat debian:12 /etc/os-release        only this file is asked for
-  imagefs cat ./rootfs.tar etc/passwd etc/group";
+  imagefs cat ./rootfs.tar etc/passwd etc/group
+  imagefs cat --mount data container:web log";
 
 /// Print files of a source
 ///
-/// Symbolic links are followed within the source. Of an image that is not in the cache, only these files are asked for.
+/// Symbolic links are followed within the source. Of an image that is not in the cache, and of a volume of Docker's, only
+/// these files are asked for.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct CatArgs {

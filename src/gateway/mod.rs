@@ -8,7 +8,7 @@
 //! - A path is cleaned as text, absolute and relative alike, and begins at the mount's root; `..` stops there.
 //! - Symlinks are resolved inside the mount, where `/` is the container's root: never on the host.
 //! - A source that is still being read is waited for, as long as anything comes. Single files of an image that is not
-//!   in the cache are fetched alone; the first listing has all of it read.
+//!   in the cache, and of a volume of Docker's, are fetched alone; the first listing has all of it read.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -255,7 +255,7 @@ impl Gateway {
             patience: PATIENCE,
             path: walk::absolute(&names),
         };
-        Ok(Asked { gateway: self, own, names, question })
+        Ok(Asked { gateway: self, own, mount, names, question })
     }
 }
 
@@ -263,6 +263,7 @@ impl Gateway {
 struct Asked<'a> {
     gateway: &'a Gateway,
     own: usize,
+    mount: &'a Mount,
     names: Vec<Vec<u8>>,
     question: Question<'a>,
 }
@@ -274,7 +275,7 @@ impl Asked<'_> {
 
     /// What a daemon that is asked for this path alone says; `None` where the mount knows, or will.
     fn alone(&self, follow: bool) -> Result<Option<Found>, GatewayError> {
-        match self.gateway.source.alone().filter(|_| self.own == 0) {
+        match self.mount.alone() {
             Some(alone) => Ok(Some(alone.find(&self.names.join(&b'/'), follow)?)),
             None => Ok(None),
         }

@@ -1,9 +1,10 @@
-//! Single files of an image that is not in the cache: asked of the daemon one by one, and nothing else with them.
+//! Single files of an image that is not in the cache, or of a volume: asked of the daemon one by one, and nothing else with
+//! them.
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::docker::{Daemon, DockerError, Image, PathStat, Throwaway};
+use crate::docker::{Container, Daemon, DockerError, Image, PathStat, Throwaway};
 use crate::index::scan::Entry;
 
 use super::SourceError;
@@ -12,10 +13,16 @@ use super::ahead::{self, absolute};
 /// Reads single files through a container that is made for the first of them and removed with this.
 pub(crate) struct Alone {
     daemon: Daemon,
-    image: Image,
-    /// Paths that the daemon has and the image has not.
-    left_out: &'static [&'static [u8]],
+    files: Files,
     container: Mutex<Option<Arc<Throwaway>>>,
+}
+
+/// What the files are of.
+pub(super) enum Files {
+    /// An image, but for these paths, which the daemon has and the image has not.
+    Image(Box<Image>, &'static [&'static [u8]]),
+    /// The volume of that name, which this container has there.
+    Volume(Arc<Container>, String, String),
 }
 
 /// What stands at a path.
@@ -36,14 +43,19 @@ pub(crate) struct Fetched {
 }
 
 impl Alone {
-    pub(super) fn new(daemon: Daemon, image: Image, left_out: &'static [&'static [u8]]) -> Alone {
-        Alone { daemon, image, left_out, container: Mutex::default() }
+    pub(super) fn new(daemon: Daemon, files: Files) -> Alone {
+        Alone { daemon, files, container: Mutex::default() }
     }
 
     /// Finds what stands at a path from the root, without a leading slash. Symlinks on the way are followed within
     /// the image, and with `follow` one at the end as well.
     pub fn find(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
-        match self.ask(path, follow) {
+        let answer = match &self.files {
+            Files::Image(_, left_out) if left_out.contains(&path) => Ok(Found::Nothing),
+            Files::Image(..) => self.ask(path, follow),
+            Files::Volume(_, _, destination) => self.ask_beneath(destination, path, follow),
+        };
+        match answer {
             Err(SourceError::Docker(
                 DockerError::NameNotSupported { .. } | DockerError::BadAnswer { .. },
             )) => Ok(Found::Unclear),
@@ -51,10 +63,30 @@ impl Alone {
         }
     }
 
-    fn ask(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
-        if self.left_out.contains(&path) {
-            return Ok(Found::Nothing);
+    /// As [`Alone::ask`], but no link is followed: it could lead out of the directory.
+    fn ask_beneath(&self, directory: &str, path: &[u8], follow: bool) -> Result<Found, SourceError> {
+        // Where that fails, all of it is fetched, in one way or another.
+        let Ok(container) = self.container() else { return Ok(Found::Unclear) };
+        let mut names = path.split(|&b| b == b'/').peekable();
+        let mut place = directory.trim_end_matches('/').as_bytes().to_vec();
+        while let Some(name) = names.next() {
+            if name.is_empty() {
+                return Ok(Found::Unclear);
+            }
+            place.push(b'/');
+            place.extend_from_slice(name);
+            match container.stat_path(&place)? {
+                None => return Ok(Found::Nothing),
+                Some(PathStat { resolved: Some(_), .. }) if follow || names.peek().is_some() => {
+                    return Ok(Found::Unclear);
+                }
+                Some(_) => {}
+            }
         }
+        self.bring(container, &place)
+    }
+
+    fn ask(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
         let container = self.container()?;
         let target = match (follow, ahead::gives_links(&self.daemon)) {
             // It gives what a link leads to.
@@ -71,7 +103,11 @@ impl Alone {
                 },
             },
         };
-        Ok(match ahead::fetch(&container, target.strip_prefix(b"/").unwrap_or(&target), |_| {})? {
+        self.bring(container, &target)
+    }
+
+    fn bring(&self, container: Arc<Throwaway>, path: &[u8]) -> Result<Found, SourceError> {
+        Ok(match ahead::fetch(&container, path.strip_prefix(b"/").unwrap_or(path), |_| {})? {
             ahead::Answer::Nothing => Found::Nothing,
             ahead::Answer::Unclear => Found::Unclear,
             ahead::Answer::File(file) => {
@@ -86,7 +122,14 @@ impl Alone {
         match &*container {
             Some(container) => Ok(Arc::clone(container)),
             None => {
-                let made = Arc::new(super::image::container(&self.daemon, &self.image)?);
+                super::image::sweep(&self.daemon);
+                let made = match &self.files {
+                    Files::Image(image, _) => self.daemon.throwaway(image),
+                    Files::Volume(container, name, destination) => {
+                        self.daemon.throwaway_with_volume(container, name, destination)
+                    }
+                };
+                let made = Arc::new(made?);
                 *container = Some(Arc::clone(&made));
                 Ok(made)
             }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::alone::{Alone, Files};
 use super::fill::{self, Bytes, Job, Opened, Plan};
 use super::image::{Current, exported_by};
 use super::place::Place;
@@ -120,6 +121,14 @@ fn show(
         let Opened::Filling(filesystem, fill) = fill::open_dormant(plan, context, own_data, work)? else {
             continue;
         };
+        let alone = match (start, volume(&daemon, mount)) {
+            (super::Start::WhenAsked, Some(volume)) => {
+                let files =
+                    Files::Volume(Arc::clone(&container), volume.to_owned(), mount.destination.clone());
+                Some(Alone::new(daemon.clone(), files))
+            }
+            _ => None,
+        };
         source.mounts.push(Mount {
             name,
             destination: mount.destination.clone(),
@@ -128,6 +137,7 @@ fn show(
             read_only: mount.read_only,
             filesystem,
             keep: Keep::Fill(fill),
+            alone,
         });
     }
     Ok(source)
@@ -174,6 +184,12 @@ fn fetch(
     }
 }
 
+/// The name of the volume that a mount is all of, where the daemon mounts it by that alone.
+fn volume<'a>(daemon: &Daemon, mount: &'a MountPoint) -> Option<&'a str> {
+    let whole = mount.kind == MountKind::Volume && !mount.is_part && daemon.engine() == Engine::Docker;
+    mount.name.as_deref().filter(|_| whole)
+}
+
 /// The container that a mount is read through.
 enum Through<'a> {
     /// One that has taken the volumes of the other, and is removed with this.
@@ -215,14 +231,10 @@ fn reach<'a>(
                 let found = daemon.stat_path(&container.id, mount.destination.as_bytes());
                 found.map_err(|error| error.to_string())?.ok_or(NOTHING)?;
             }
-            if let Err(error) = daemon.sweep_orphans() {
-                tracing::warn!("containers of killed runs may be left: {error}");
-            }
-            let made = match (kind, engine, &mount.name) {
-                (MountKind::Volume, Engine::Docker, Some(name)) if !mount.is_part => {
-                    daemon.throwaway_with_volume(container, name, &mount.destination)
-                }
-                _ => daemon.throwaway_with_volumes_of(container),
+            super::image::sweep(daemon);
+            let made = match volume(daemon, mount) {
+                Some(name) => daemon.throwaway_with_volume(container, name, &mount.destination),
+                None => daemon.throwaway_with_volumes_of(container),
             };
             match made {
                 Ok(throwaway) => Through::Throwaway(throwaway),

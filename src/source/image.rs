@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::ahead::Ahead;
-use super::alone::Alone;
+use super::alone::{Alone, Files};
 use super::fill::{self, Bytes, Job, Opened, Plan};
 use super::place::Place;
 use super::{Context, Details, SourceError, Start};
 use crate::cache::{Content, Entry, Kind, Obtained};
-use crate::docker::{ByteStream, Daemon, DockerError, Engine, HangUp, Image, ImageName, Throwaway};
+use crate::docker::{ByteStream, Daemon, DockerError, Engine, HangUp, Image, ImageName};
 use crate::image::{Digest, Platform};
 use crate::index::scan::EndMark;
 use crate::index::{Order, Wish};
@@ -68,7 +68,7 @@ pub(super) fn open(
         temporary: false,
     };
     let bytes = |filler: &crate::cache::Filler| Ok(Bytes::Own(filler.create_data()?));
-    let alone = Alone::new(daemon.clone(), image.clone(), ADDED_BY_THE_DAEMON);
+    let alone = Alone::new(daemon.clone(), Files::Image(Box::new(image.clone()), ADDED_BY_THE_DAEMON));
     let work = move |job: Job, bytes| fetch(job, bytes, &daemon, &image, wished);
     match start {
         Start::Now => Ok((fill::open(plan, context, bytes, work)?, None)),
@@ -79,13 +79,8 @@ pub(super) fn open(
     }
 }
 
-/// Makes a container to read an image through; those that killed runs have left behind are removed.
-pub(super) fn container(daemon: &Daemon, image: &Image) -> Result<Throwaway, SourceError> {
-    sweep(daemon);
-    Ok(daemon.throwaway(image)?)
-}
-
-fn sweep(daemon: &Daemon) {
+/// Removes the containers that killed runs have left behind.
+pub(super) fn sweep(daemon: &Daemon) {
     if let Err(error) = daemon.sweep_orphans() {
         tracing::warn!("containers of killed runs may be left: {error}");
     }

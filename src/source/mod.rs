@@ -88,7 +88,6 @@ pub struct Source {
     pub mounts: Vec<Mount>,
     /// What the user may want to be told about how the source was found.
     pub notes: Vec<String>,
-    alone: Option<Alone>,
     /// How it is found again, if it may become another thing.
     container: Option<container::Origin>,
 }
@@ -155,6 +154,7 @@ pub struct Mount {
     /// The tree and its bytes, which may still be on their way.
     pub filesystem: Arc<Filesystem>,
     keep: Keep,
+    alone: Option<Alone>,
 }
 
 /// How far a mount has come.
@@ -191,7 +191,13 @@ impl Mount {
             read_only: false,
             filesystem,
             keep,
+            alone: None,
         }
+    }
+
+    /// What brings single files of it as long as nothing else has been asked for.
+    pub(crate) fn alone(&self) -> Option<&Alone> {
+        self.alone.as_ref().filter(|_| self.filesystem.state() == FillState::Dormant)
     }
 
     /// How far it has come.
@@ -266,7 +272,11 @@ fn find_image(
     context: &Context<'_>,
 ) -> Result<Source, SourceError> {
     let (opened, alone) = image::open(source, &name.parse()?, start, context)?;
-    Ok(Source { alone, ..Source::of(source, opened, context)? })
+    let mut source = Source::of(source, opened, context)?;
+    if let Some(root) = source.mounts.first_mut() {
+        root.alone = alone;
+    }
+    Ok(source)
 }
 
 /// Finds an image by its name, or else a container.
@@ -352,7 +362,6 @@ impl Source {
             details,
             mounts: vec![Mount::root(filesystem, keep)],
             notes: Vec::new(),
-            alone: None,
             container: None,
         })
     }
@@ -418,12 +427,6 @@ impl Source {
         };
         let layers = self.details.layers.iter().zip(entry.layers());
         layers.map(|(details, entry)| Ok((details, entry.filesystem()?))).collect()
-    }
-
-    /// What brings single files of mount 0 as long as nothing else has been asked for.
-    pub(crate) fn alone(&self) -> Option<&Alone> {
-        let dormant = |mount: &Mount| mount.filesystem.state() == FillState::Dormant;
-        self.alone.as_ref().filter(|_| self.mounts.first().is_some_and(dormant))
     }
 
     /// What `.imagefs.json` says.
