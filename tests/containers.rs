@@ -106,7 +106,7 @@ fn container_with_mounts(daemon: &Daemon, sandbox: &Sandbox) -> Container {
     let file = format!("{}:/etc/bound.conf", sandbox.path("bound.conf").display());
     let volumes = ["--volume", "VOLUME-1:/data", "--volume", "VOLUME-2:/data/sub", "--volume", "/anonymous"];
     let binds = ["--volume", &bound, "--volume", &file];
-    let others = ["--tmpfs", "/memory", "--volume", "/a/b", "--volume", "/a-b"];
+    let others = ["--env", "SECRET=hush", "--tmpfs", "/memory", "--volume", "/a/b", "--volume", "/a-b"];
     let options: Vec<&str> = volumes.into_iter().chain(binds).chain(others).collect();
     let container = Container::create(daemon, &options, &["/bin/sh", "-c", "exit 3"]);
     let script =
@@ -135,6 +135,8 @@ fn every_mount_is_what_the_daemon_copies(daemon: Daemon) {
     let mnt = mount(&sandbox, daemon.host(), &container.source());
 
     let told = description(&mnt);
+    // What is at the mountpoint may be shown to others.
+    assert_eq!((&told["config"]["Cmd"][2], &told["config"]["Env"]), (&json!("exit 3"), &Value::Null));
     let rows: Vec<_> = (told["mounts"].as_array().unwrap().iter())
         .map(|row| {
             let word = |key: &str| row[key].as_str().unwrap().to_owned();
@@ -252,6 +254,12 @@ fn the_root_filesystem_is_what_the_daemon_exports(daemon: Daemon) {
         assert_eq!(fs::read_link(mnt.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
         let first = fs::read(mnt.join("rootfs/root/now")).unwrap();
         assert_eq!(fs::read(mnt.join("rootfs/root/now")).unwrap(), first);
+        // Frozen, it can be looked into all the same.
+        daemon.run(["pause", &running.name]);
+        let frozen = mount(&sandbox, daemon.host(), &running.source());
+        assert_eq!(description(&frozen)["container"]["state"], "paused");
+        assert_eq!(fs::read_link(frozen.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
+        daemon.run(["unpause", &running.name]);
     }
 }
 
@@ -321,6 +329,16 @@ fn a_mount_that_cannot_be_read_is_empty_and_says_why(daemon: Daemon) {
     }
     assert!(fs::read_dir(sandbox.path("mnt/rootfs")).unwrap().count() > 3);
     assert_eq!(fs::read_to_string(sandbox.path("mnt/data/file")).unwrap(), "data\n");
+    // What is said is of now, not of the time of mounting.
+    let states = || -> Vec<String> {
+        let told = description(&sandbox.path("mnt"));
+        told["mounts"].as_array().unwrap().iter().map(|m| m["state"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(wait_until(|| states()[0] == "ready" && states()[1] == "ready"), "{:?}", states());
+    let reasons = ["unavailable: \"/gone\" cannot be read: ", "unavailable: \"/memory\" cannot be read: "];
+    for (state, reason) in states()[2..].iter().zip(reasons) {
+        assert!(state.starts_with(reason) && state.len() > reason.len(), "{:?}", states());
+    }
     let log = fs::read_to_string(sandbox.path("log")).unwrap();
     assert!(log.contains("/memory") && log.contains("/gone"), "{log}");
 }
@@ -389,6 +407,8 @@ fn a_volume_is_read_without_a_mountpoint(daemon: Daemon) {
     };
     let inspected = run(&["inspect", "--json", &source]).success().stdout;
     let told: Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(told["command"], json!(["/bin/sh", "-c", "exit 3"]));
+    assert!(told["config"]["Env"].to_string().contains("SECRET=hush"), "{told}");
     assert_eq!(told["mounts"][5]["name"], "data");
     assert_eq!(told["mounts"][5]["state"], "not fetched");
     assert_eq!((proxy.requests_for("/export"), proxy.requests_for("/archive")), (0, 0));

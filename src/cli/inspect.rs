@@ -81,6 +81,10 @@ fn told(reading: &Reading, inspected: &Inspected) -> Vec<(&'static str, String)>
     }
     told.extend(source.details.names.iter().map(|name| ("Name", name.clone())));
     told.extend(source.details.created.iter().map(|created| ("Created", created.clone())));
+    if let Some(container) = &source.details.container {
+        told.push(("State", container.state.clone()));
+        told.push(("Image", container.image.to_string()));
+    }
     told.extend(inspected.size.map(|bytes| ("Size", size::show(bytes))));
     if let Some(config) = &source.details.config {
         told.extend(config.env.iter().map(|variable| ("Environment", variable.clone())));

@@ -126,8 +126,15 @@ pub fn view_mounts(source: &Source) -> Vec<ViewMount> {
 
 /// What `.imagefs.json` says of a source.
 fn describe(source: &Source) -> Vec<u8> {
+    let mut told = source.describe();
+    // Others may be let in who cannot ask the daemon, and a container's environment is where its secrets are.
+    if source.is_renewable()
+        && let Some(config) = told["config"].as_object_mut()
+    {
+        config.remove("Env");
+    }
     // A JSON value is all text and numbers, which can be written.
-    let mut text = serde_json::to_vec_pretty(&source.describe()).unwrap_or_default();
+    let mut text = serde_json::to_vec_pretty(&told).unwrap_or_default();
     text.push(b'\n');
     text
 }

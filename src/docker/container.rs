@@ -13,7 +13,7 @@ use super::client::encode;
 use super::image::{parse_id, parse_time};
 use super::reference::ContainerName;
 use super::{ByteStream, Daemon, DockerError};
-use crate::image::Digest;
+use crate::image::{Digest, ImageConfig};
 
 /// The id of a container: 64 lowercase hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -67,6 +67,8 @@ pub struct Container {
     pub image: Digest,
     /// When it was made.
     pub created: Option<Timestamp>,
+    /// How it is run: what its image says, by what was asked for when it was made.
+    pub config: ImageConfig,
     /// What is mounted on its root filesystem, ordered by destination: the daemon's own order is none.
     pub mounts: Vec<MountPoint>,
 }
@@ -171,6 +173,8 @@ struct Inspected {
     created: Option<String>,
     image: String,
     state: InspectedState,
+    /// Read later: what a daemon says of it in words of its own keeps no container from being shown.
+    config: Option<serde_json::Value>,
     mounts: Option<Vec<InspectedMount>>,
     host_config: Option<InspectedHostConfig>,
 }
@@ -334,6 +338,7 @@ impl Inspected {
             state: ContainerState::from(self.state.status),
             image: parse_id(&self.image)?,
             created: self.created.as_deref().and_then(parse_time),
+            config: self.config.and_then(|config| serde_json::from_value(config).ok()).unwrap_or_default(),
             mounts: mounts.into_values().collect(),
         })
     }
@@ -379,7 +384,7 @@ mod tests {
     fn a_container_that_podman_describes_in_its_own_words_is_read() {
         let json = serde_json::json!({
             "Id": "ab".repeat(32), "Name": "/web", "Image": "cd".repeat(32), "Created": "2026-01-02T03:04:05Z",
-            "State": { "Status": "stopping" },
+            "State": { "Status": "stopping" }, "Config": { "Cmd": "not a list" },
             "Mounts": [
                 { "Type": "volume", "Name": "v", "Source": "/x", "Destination": "/z", "RW": false },
                 { "Type": "devpts", "Destination": "/b", "RW": true },

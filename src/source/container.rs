@@ -73,6 +73,7 @@ fn show(
     let details = Details {
         names: vec![container.name.clone()],
         created: container.created.map(|created| created.to_string()),
+        config: Some(container.config.clone()),
         container: Some(ContainerDetails {
             state: container.state.to_string(),
             image: container.image,

@@ -105,7 +105,7 @@ pub struct Details {
     /// Bytes that an image takes, as the daemon reckons.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// An image's configuration.
+    /// How an image or a container is run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<ImageConfig>,
     /// What is known of a container besides.
