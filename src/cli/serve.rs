@@ -18,7 +18,7 @@ use super::companion::{Ended, during};
 use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::printer::Printer;
-use super::sessions::{Record, Register, Registration, Stage};
+use super::sessions::{Record, Registration, Remains, Stage};
 use super::steward::{self, Shown, Steward};
 use crate::cache::Cache;
 use crate::fuse::{self, End, SessionConfig, Stopper, View};
@@ -172,7 +172,7 @@ struct State {
     /// Ends the session, once there is one.
     stopper: Option<Stopper>,
     /// What is to be removed if the reading of the source does not end by itself.
-    remains: Option<(Register, Record)>,
+    remains: Option<Remains>,
 }
 
 impl Ending {
@@ -218,8 +218,8 @@ impl Ending {
             thread::sleep(PATIENCE);
             let mut state = ending.lock();
             if state.stopper.is_none() {
-                if let Some((register, record)) = state.remains.take() {
-                    register.forget(&record);
+                if let Some(remains) = state.remains.take() {
+                    remains.remove();
                 }
                 let status = state.asked.map_or(0, |signal| Kind::Interrupted(signal).exit_status());
                 process::exit(status.into());

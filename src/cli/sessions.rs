@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -97,7 +98,7 @@ impl Register {
 
     /// Adds a record. It is removed when the [`Registration`] is dropped.
     pub fn add(&self, record: Record) -> Result<Registration, RegisterError> {
-        let registration = Registration { register: self.clone(), record };
+        let registration = Registration { register: self.clone(), record, gone: Arc::default() };
         registration.write()?;
         Ok(registration)
     }
@@ -166,6 +167,24 @@ fn read(path: &Path) -> io::Result<Record> {
 pub struct Registration {
     register: Register,
     record: Record,
+    /// Whether the record was removed, for good.
+    gone: Arc<Mutex<bool>>,
+}
+
+/// What is left of a registration if its process ends without dropping it.
+#[derive(Debug)]
+pub struct Remains {
+    register: Register,
+    record: Record,
+    gone: Arc<Mutex<bool>>,
+}
+
+impl Remains {
+    /// Removes it. Nobody writes it again.
+    pub fn remove(self) {
+        *self.gone.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.register.forget(&self.record);
+    }
 }
 
 impl Registration {
@@ -179,9 +198,10 @@ impl Registration {
         self.register.socket_path(&self.record.owner)
     }
 
-    /// What is left if this process ends without dropping the registration: to be given to [`Register::forget`].
-    pub fn remains(&self) -> (Register, Record) {
-        (self.register.clone(), self.record.clone())
+    /// What is left if this process ends without dropping the registration.
+    pub fn remains(&self) -> Remains {
+        let (register, record) = (self.register.clone(), self.record.clone());
+        Remains { register, record, gone: Arc::clone(&self.gone) }
     }
 
     /// Changes the record.
@@ -196,6 +216,10 @@ impl Registration {
     }
 
     fn write(&self) -> Result<(), RegisterError> {
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        if *gone {
+            return Ok(());
+        }
         let path = self.register.path(&self.record.owner, "json");
         let new = path.with_extension("new");
         let write = || {
