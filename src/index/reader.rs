@@ -248,11 +248,20 @@ impl<B: AsRef<[u8]>> Index<B> {
         &self,
         dir: Ino,
     ) -> Result<impl Iterator<Item = Result<DirEntry<'_>, TreeError>>, TreeError> {
+        self.children_from(dir, DirCookie::START)
+    }
+
+    /// The same, without the names before a place in it: a cookie counts them.
+    fn children_from(
+        &self,
+        dir: Ino,
+        from: DirCookie,
+    ) -> Result<impl Iterator<Item = Result<DirEntry<'_>, TreeError>>, TreeError> {
         let directory = self.directory(dir)?;
-        Ok(directory.dentries.iter().enumerate().map(move |(position, dentry)| {
+        let first = usize::try_from(from.0).unwrap_or(usize::MAX).min(directory.dentries.len());
+        Ok(directory.dentries[first..].iter().zip(first as u64 + 1..).map(move |(dentry, place)| {
             let (ino, file_type) = self.child(dir, dentry)?;
-            let cookie = DirCookie(position as u64 + 1);
-            Ok(DirEntry { name: directory.name(dentry)?, ino, file_type, cookie })
+            Ok(DirEntry { name: directory.name(dentry)?, ino, file_type, cookie: DirCookie(place) })
         }))
     }
 }
@@ -321,7 +330,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Tree for Index<B> {
         from: DirCookie,
         emit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<Listing, TreeError> {
-        for entry in self.children(dir)?.skip(usize::try_from(from.0).unwrap_or(usize::MAX)) {
+        for entry in self.children_from(dir, from)? {
             if !emit(entry?) {
                 return Ok(Listing::Stopped);
             }
