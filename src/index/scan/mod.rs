@@ -100,7 +100,7 @@ pub struct Entry {
     pub gid: u32,
     /// Modification time.
     pub mtime: Timestamp,
-    /// Extended attributes in the order they stand.
+    /// Extended attributes by name, each once.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -290,7 +290,7 @@ impl<R: TarInput> Scanner<R> {
             uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
             gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
             mtime: pax.mtime.map_or_else(|| header.mtime(), Ok)?,
-            xattrs: pax.xattrs,
+            xattrs: pax.xattrs.into_iter().collect(),
         })
     }
 

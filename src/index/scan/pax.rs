@@ -1,5 +1,7 @@
 //! PAX extended headers: records `LENGTH KEY=VALUE\n`; see pax(1), "pax Header Block".
 
+use std::collections::BTreeMap;
+
 use super::ScanError;
 use crate::index::Timestamp;
 
@@ -12,7 +14,7 @@ pub(super) struct PaxHeader {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub mtime: Option<Timestamp>,
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub sparse: PaxSparse,
 }
 
@@ -86,10 +88,7 @@ impl PaxHeader {
                     return None;
                 }
                 // libarchive writes both spellings of one attribute.
-                match self.xattrs.iter_mut().find(|(known, _)| *known == name) {
-                    Some(known) => known.1 = value,
-                    None => self.xattrs.push((name, value)),
-                }
+                self.xattrs.insert(name, value);
             }
         }
         Some(())
@@ -214,7 +213,7 @@ mod tests {
     fn a_value_may_hold_newlines_and_nuls() {
         let mut pax = PaxHeader::default();
         pax.add(&record("SCHILY.xattr.user.x", b"a\n12 b=c\n\0"), 0).unwrap();
-        assert_eq!(pax.xattrs, [(b"user.x".to_vec(), b"a\n12 b=c\n\0".to_vec())]);
+        assert_eq!(pax.xattrs, BTreeMap::from([(b"user.x".to_vec(), b"a\n12 b=c\n\0".to_vec())]));
     }
 
     #[test]
@@ -267,5 +266,21 @@ mod tests {
         assert_eq!(base64_decode(b"a"), None);
         assert_eq!(percent_decode(b"user.a%20b"), Some(b"user.a b".to_vec()));
         assert_eq!(percent_decode(b"user.%2"), None);
+    }
+
+    #[test]
+    fn the_last_word_on_an_attribute_counts_whatever_its_spelling() {
+        let mut pax = PaxHeader::default();
+        let records = [
+            record("SCHILY.xattr.user.b", b"1"),
+            record("LIBARCHIVE.xattr.user.a", b"aGVsbG8"),
+            record("LIBARCHIVE.xattr.user.b", b"aGVsbG8"),
+        ];
+        pax.add(&records.concat(), 0).unwrap();
+        let hello = b"hello".to_vec();
+        assert_eq!(
+            pax.xattrs,
+            BTreeMap::from([(b"user.a".to_vec(), hello.clone()), (b"user.b".to_vec(), hello)])
+        );
     }
 }
