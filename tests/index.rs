@@ -553,6 +553,17 @@ fn a_path_through_a_symlink_goes_where_the_link_leads_within_the_tree() {
 }
 
 #[test]
+fn one_path_follows_no_more_symlinks_than_the_kernel_would() {
+    let path = |links: usize, name: &str| "s/".repeat(links) + name;
+    let tree = grow(&archive(&[symlink("s", "."), file(&path(40, "forty"))]));
+    assert!(tree.lookup(Ino::ROOT, b"forty").unwrap().is_some());
+    let tree = grow(&archive(&[symlink("s", "."), file(&path(41, "more"))]));
+    assert_eq!(tree.lookup(Ino::ROOT, b"more").unwrap(), None);
+    let replaced = tree.lookup(Ino::ROOT, b"s").unwrap().unwrap();
+    assert!(tree.lookup(replaced, b"more").unwrap().is_some(), "what leads nowhere is replaced");
+}
+
+#[test]
 fn a_growing_tree_does_not_say_no_before_it_knows() {
     let tar = archive(&[file("a/b")]);
     let mut scanner = Scanner::new(&tar[..], EndMark::Required);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::merge::{Merge, MergeError, Problem, used_directories};
-use super::{GrowingTree, Ino};
+use super::{GrowingTree, Ino, MAX_SYMLINKS};
 use crate::index::{DirEntry, FileType, Index, Stat, Tree, Whiteout};
 
 /// Paths that a layer adds to those below it, changes and removes. A directory that it describes again counts as changed.
@@ -64,8 +64,8 @@ struct Met {
 fn meet<B: AsRef<[u8]> + Send + Sync>(tree: &GrowingTree, layer: &Index<B>) -> Result<Vec<Met>, Problem> {
     let used = used_directories(layer)?;
     let mut met = Vec::new();
-    let mut todo = vec![(Ino::ROOT, Ino::ROOT)];
-    while let Some((from, dir)) = todo.pop() {
+    let mut todo = vec![(Ino::ROOT, Ino::ROOT, MAX_SYMLINKS)];
+    while let Some((from, dir, symlinks)) = todo.pop() {
         for entry in layer.children(from)? {
             let DirEntry { name, ino, file_type, .. } = entry?;
             let is_directory = file_type == FileType::Directory;
@@ -78,7 +78,9 @@ fn meet<B: AsRef<[u8]> + Send + Sync>(tree: &GrowingTree, layer: &Index<B>) -> R
                 Met { dentry, ino, described: !implicit }
             }));
             if is_directory {
-                todo.extend(tree.below(dir, name, implicit).map(|below| (ino, below)));
+                let mut symlinks = symlinks;
+                let below = tree.below(dir, name, implicit, &mut symlinks);
+                todo.extend(below.map(|below| (ino, below, symlinks)));
             }
         }
     }

@@ -41,13 +41,14 @@ impl GrowingTree {
             return false;
         }
         let mut dir = Ino::ROOT;
+        let mut symlinks = MAX_SYMLINKS;
         for name in path.split(|&b| b == b'/') {
             let Some(dentry) = self.dentry(dir, name) else { return false };
             dir = match self.dentries[dentry as usize].ino() {
                 // A hard link to what is not known yet is one to a file.
                 None => return true,
                 Some(child) if self.is_directory(child) => child,
-                Some(child) => match self.follow(dir, child) {
+                Some(child) => match self.follow(dir, child, &mut symlinks) {
                     Ok(target) => target,
                     Err(astray) => return astray == Astray::Blocked,
                 },
@@ -57,9 +58,14 @@ impl GrowingTree {
     }
 
     /// Makes the directory that `child`, a symlink of `dir`, leads to; `None` where something else is in the way.
-    pub(super) fn make_target(&mut self, dir: Ino, child: Ino) -> Result<Option<Ino>, GrowError> {
+    /// `symlinks` as for [`resolve`](GrowingTree::resolve).
+    pub(super) fn make_target(
+        &mut self,
+        dir: Ino,
+        child: Ino,
+        symlinks: &mut usize,
+    ) -> Result<Option<Ino>, GrowError> {
         let mut at = dir;
-        let mut budget = MAX_SYMLINKS;
         // What is still to be walked, the next component last.
         let mut rest: Vec<Vec<u8>> = Vec::new();
         let mut found = child;
@@ -72,10 +78,10 @@ impl GrowingTree {
                         at = Ino::ROOT;
                     }
                     rest.extend(target.rsplit(|&b| b == b'/').map(<[u8]>::to_vec));
-                    if budget == 0 || rest.len() > 4096 {
+                    if *symlinks == 0 || rest.len() > 4096 {
                         return Ok(None);
                     }
-                    budget -= 1;
+                    *symlinks -= 1;
                 }
                 _ => return Ok(None),
             }

@@ -8,7 +8,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Body, GrowError, GrowingTree, Inode, NONE, Order, implicit_directory, number, warn_no_target};
+use super::{
+    Body, GrowError, GrowingTree, Inode, MAX_SYMLINKS, NONE, Order, implicit_directory, number,
+    warn_no_target,
+};
 use crate::index::scan::Content;
 use crate::index::{DirEntry, FileType, Index, Ino, LayerNo, Tree, TreeError, Whiteout};
 
@@ -148,8 +151,8 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
     /// Applies the whiteouts.
     fn take_away(&mut self) -> Result<(), Problem> {
         let layer = self.layer;
-        let mut todo = vec![(Ino::ROOT, Ino::ROOT)];
-        while let Some((from, dir)) = todo.pop() {
+        let mut todo = vec![(Ino::ROOT, Ino::ROOT, MAX_SYMLINKS)];
+        while let Some((from, dir, symlinks)) = todo.pop() {
             if !self.tree.is_directory(dir) {
                 continue;
             }
@@ -167,8 +170,9 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
             for entry in layer.children(from)? {
                 let DirEntry { name, ino, file_type, .. } = entry?;
                 if file_type == FileType::Directory && Whiteout::of(name).is_none() {
-                    let below = self.tree.below(dir, name, layer.is_implicit(ino)?);
-                    todo.extend(below.map(|below| (ino, below)));
+                    let mut symlinks = symlinks;
+                    let below = self.tree.below(dir, name, layer.is_implicit(ino)?, &mut symlinks);
+                    todo.extend(below.map(|below| (ino, below, symlinks)));
                 }
             }
         }
@@ -183,8 +187,8 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
         }
         let mut late = Vec::new();
         let mut left = layer.summary().entries;
-        let mut todo = vec![(Ino::ROOT, Ino::ROOT)];
-        while let Some((from, dir)) = todo.pop() {
+        let mut todo = vec![(Ino::ROOT, Ino::ROOT, MAX_SYMLINKS)];
+        while let Some((from, dir, symlinks)) = todo.pop() {
             // Two paths of a layer can lead to one place, and the one may take what the other has put there.
             if !self.tree.is_directory(dir) {
                 continue;
@@ -199,7 +203,9 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
                     if layer.is_implicit(ino)? && !self.used.contains(&ino) {
                         continue;
                     }
-                    todo.push((ino, self.put_directory(dir, name, ino)?));
+                    let mut symlinks = symlinks;
+                    let put = self.put_directory(dir, name, ino, &mut symlinks)?;
+                    todo.push((ino, put, symlinks));
                 } else if links_out.contains_key(&ino) {
                     late.push(Late { dir, name: name.to_vec(), from: ino });
                 } else {
@@ -210,7 +216,13 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
         Ok(late)
     }
 
-    fn put_directory(&mut self, dir: Ino, name: &[u8], from: Ino) -> Result<Ino, Problem> {
+    fn put_directory(
+        &mut self,
+        dir: Ino,
+        name: &[u8],
+        from: Ino,
+        symlinks: &mut usize,
+    ) -> Result<Ino, Problem> {
         let implicit = self.layer.is_implicit(from)?;
         match self.tree.child(dir, name) {
             Some(child) if self.tree.is_directory(child) => {
@@ -220,7 +232,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
                 return Ok(child);
             }
             Some(child) if implicit => {
-                if let Some(target) = self.tree.make_target(dir, child)? {
+                if let Some(target) = self.tree.make_target(dir, child, symlinks)? {
                     return Ok(target);
                 }
             }
@@ -362,11 +374,12 @@ pub(super) fn used_directories<B: AsRef<[u8]> + Send + Sync>(
 impl GrowingTree {
     /// The directory below that the directory `name` of a layer is, in what the layer has for `dir`.
     ///
-    /// An implicit one may be behind a symlink; one with an entry takes a symlink's place.
-    pub(super) fn below(&self, dir: Ino, name: &[u8], implicit: bool) -> Option<Ino> {
+    /// An implicit one may be behind a symlink; one with an entry takes a symlink's place. `symlinks` as for
+    /// [`resolve`](GrowingTree::resolve).
+    pub(super) fn below(&self, dir: Ino, name: &[u8], implicit: bool, symlinks: &mut usize) -> Option<Ino> {
         match self.child(dir, name)? {
             child if self.is_directory(child) => Some(child),
-            child if implicit => self.resolve(dir, child),
+            child if implicit => self.resolve(dir, child, symlinks),
             _ => None,
         }
     }

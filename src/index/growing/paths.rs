@@ -21,18 +21,15 @@ impl GrowingTree {
             return Ok(self.last_dir.1);
         }
         let mut dir = Ino::ROOT;
+        let mut symlinks = MAX_SYMLINKS;
         for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
-            dir = match self.child(dir, name) {
-                Some(child) if self.is_directory(child) => child,
-                Some(child) => match self.resolve(dir, child) {
-                    Some(target) => target,
-                    None => {
-                        match self.of_layer.then(|| self.make_target(dir, child)).transpose()?.flatten() {
-                            Some(target) => target,
-                            None => self.add_directory(dir, name, implicit_directory(self.layer))?,
-                        }
-                    }
-                },
+            let found = match self.child(dir, name) {
+                Some(child) if self.is_directory(child) => Some(child),
+                Some(child) => self.resolve_or_make(dir, child, &mut symlinks)?,
+                None => None,
+            };
+            dir = match found {
+                Some(found) => found,
                 None => self.add_directory(dir, name, implicit_directory(self.layer))?,
             };
         }
@@ -42,15 +39,35 @@ impl GrowingTree {
         Ok(dir)
     }
 
+    /// The directory that `child`, a symlink of `dir`, leads to; in a layer's tree it is made if need be.
+    fn resolve_or_make(
+        &mut self,
+        dir: Ino,
+        child: Ino,
+        symlinks: &mut usize,
+    ) -> Result<Option<Ino>, GrowError> {
+        let mut left = *symlinks;
+        match self.resolve(dir, child, &mut left) {
+            Some(target) => {
+                *symlinks = left;
+                Ok(Some(target))
+            }
+            None if self.of_layer => self.make_target(dir, child, symlinks),
+            None => Ok(None),
+        }
+    }
+
     /// The directory that `child`, a symlink of `dir`, leads to.
-    pub(super) fn resolve(&self, dir: Ino, child: Ino) -> Option<Ino> {
-        self.follow(dir, child).ok()
+    ///
+    /// `symlinks` is how many may still be followed on the path that this is part of: were it so many for each of a
+    /// path's components, one small entry could keep a processor busy for minutes.
+    pub(super) fn resolve(&self, dir: Ino, child: Ino, symlinks: &mut usize) -> Option<Ino> {
+        self.follow(dir, child, symlinks).ok()
     }
 
     /// As [`resolve`](GrowingTree::resolve), and why there is none.
-    pub(super) fn follow(&self, dir: Ino, child: Ino) -> Result<Ino, Astray> {
+    pub(super) fn follow(&self, dir: Ino, child: Ino, symlinks: &mut usize) -> Result<Ino, Astray> {
         let mut at = dir;
-        let mut budget = MAX_SYMLINKS;
         // What is still to be walked, the next component last.
         let mut rest: Vec<&[u8]> = Vec::new();
         let mut found = child;
@@ -58,7 +75,7 @@ impl GrowingTree {
             match self.inode_ref(found).body {
                 Body::Directory { .. } => at = found,
                 Body::Symlink { target, len, .. } => {
-                    budget = budget.checked_sub(1).ok_or(Astray::Blocked)?;
+                    *symlinks = symlinks.checked_sub(1).ok_or(Astray::Blocked)?;
                     let target = self.target(target, len);
                     if target.starts_with(b"/") {
                         at = Ino::ROOT;
@@ -84,6 +101,7 @@ impl GrowingTree {
     /// The dentry of a path, no symlink followed but in its directories.
     pub(super) fn find_dentry(&self, path: &[u8]) -> Option<u32> {
         let mut dir = Ino::ROOT;
+        let mut symlinks = MAX_SYMLINKS;
         let mut components = path.split(|&b| b == b'/').peekable();
         while let Some(name) = components.next() {
             let found = self.dentry(dir, name)?;
@@ -91,7 +109,7 @@ impl GrowingTree {
                 return Some(found);
             }
             let child = self.dentries[found as usize].ino()?;
-            dir = if self.is_directory(child) { child } else { self.resolve(dir, child)? };
+            dir = if self.is_directory(child) { child } else { self.resolve(dir, child, &mut symlinks)? };
         }
         None
     }
