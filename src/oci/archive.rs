@@ -30,6 +30,9 @@ const MAX_RECOGNISED: usize = 20_000;
 /// Symbolic links followed on the way to one blob; path_resolution(7).
 const MAX_LINKS: usize = 40;
 
+/// `PATH_MAX`: a way of megabytes would be walked for hours.
+const MAX_PATH: usize = 4096;
+
 /// An archive and the places of its members.
 #[derive(Debug)]
 pub(super) struct Archive {
@@ -112,6 +115,10 @@ impl Archive {
 
     /// The file that `name` leads to, links within the archive followed.
     pub(super) fn section(&self, name: &str) -> Result<Section, OciError> {
+        if name.len() > MAX_PATH {
+            let start = name.chars().take(100).collect();
+            return Err(OciError::BadPath { blob: start, reason: "is longer than a path may be" });
+        }
         let bad = |reason| OciError::BadPath { blob: name.to_owned(), reason };
         let mut place: Vec<Vec<u8>> = Vec::new();
         let mut ahead: Vec<Vec<u8>> = components(name.as_bytes());
@@ -147,6 +154,9 @@ impl Archive {
                 return Err(bad("leads out of the archive"));
             }
             ahead.extend(components(target).into_iter().rev());
+            if target.len() > MAX_PATH || place.len() + ahead.len() > MAX_PATH {
+                return Err(bad("is longer than a path may be"));
+            }
         }
         Err(bad("is not a file"))
     }
@@ -330,6 +340,7 @@ mod tests {
             ("pool", link("loop")),
             ("self", Member::HardLink("self".into())),
             ("d", Member::Directory),
+            ("far", link(&"d/../".repeat(1000))),
         ]);
         for name in ["a/layer.tar", "b/layer.tar", "c/layer.tar", "hard", "./d/../a//layer.tar"] {
             assert_eq!(archive.section(name).unwrap().size(), 3, "{name}");
@@ -341,6 +352,8 @@ mod tests {
             ("loop", "loop: is a loop of links"),
             ("self", "self: is a loop of links"),
             ("d", "d: is not a file"),
+            ("far", "far: is longer than a path may be"),
+            (&"d/".repeat(4 << 20), &format!("{}: is longer than a path may be", "d/".repeat(50))),
             ("a/layer.tar/x", "a/layer.tar/x: is not a file"),
             ("", ": is not a file"),
             ("none", "the image lacks none"),
