@@ -3,6 +3,7 @@
 mod build;
 mod commands;
 mod containerd;
+mod damage;
 mod forms;
 mod memory;
 mod model;

@@ -255,6 +255,9 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
             Some(&known) => known,
             None => {
                 let inode = self.copy(dir, from)?;
+                if matches!(inode.body, Body::Directory { .. }) {
+                    return Err(TreeError::Corrupt("the name of a file leads to a directory").into());
+                }
                 let ino = self.tree.add_inode(inode)?;
                 if self.layer.stat(from)?.nlink > 1 {
                     self.hold(from, ino);
