@@ -251,7 +251,25 @@ impl<B: AsRef<[u8]>> Index<B> {
         self.children_from(dir, DirCookie::START)
     }
 
-    /// The same, without the names before a place in it: a cookie counts them.
+    /// The same, for a walk of the whole tree that began with `left` at [`Index::names`]: a damaged index, where a name
+    /// stands for more than one, would have a walk that doubles with every directory.
+    pub(super) fn children_of_walk<'a>(
+        &'a self,
+        dir: Ino,
+        left: &'a mut usize,
+    ) -> Result<impl Iterator<Item = Result<DirEntry<'a>, TreeError>>, TreeError> {
+        Ok(self.children(dir)?.map(|entry| {
+            *left = left.checked_sub(1).ok_or(TreeError::Corrupt("more names than there are"))?;
+            entry
+        }))
+    }
+
+    /// How many names there is room for.
+    pub(super) fn names(&self) -> usize {
+        self.dentries.len() / size_of::<DentryRecord>()
+    }
+
+    /// As [`Index::children`], without the names before a place in it: a cookie counts them.
     fn children_from(
         &self,
         dir: Ino,

@@ -43,3 +43,22 @@ fn content_that_ends_behind_everything_is_looked_for_there() {
     let file = tree.lookup(Ino::ROOT, b"f").unwrap().unwrap();
     assert_eq!(tree.segment(file, u64::MAX - 1).unwrap(), Segment::Data { at: u64::MAX, len: 1 });
 }
+
+#[test]
+fn a_directory_that_has_two_names_at_every_level_is_an_error() {
+    let both = |layer: Layer, depth: usize| {
+        let above = "a/".repeat(depth);
+        layer.dir(&format!("{above}a")).dir(&format!("{above}b"))
+    };
+    let mut index = index_bytes(&(0..40).fold(Layer::new(0), both).tar());
+    let names = section(&index, DENTRIES);
+    for pair in index[names..names + 80 * 12].as_chunks_mut::<24>().0 {
+        let (a, b) = pair.split_at_mut(12);
+        b[..4].copy_from_slice(&a[..4]);
+    }
+    let damaged = Index::new(&index, &IDENTITY).unwrap();
+    for error in [Merge::new().add(&damaged).err(), Merge::new().add_counted(&damaged).err()] {
+        let error = error.unwrap().to_string();
+        assert_eq!(error, "layer 0: the index is damaged: more names than there are");
+    }
+}

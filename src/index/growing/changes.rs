@@ -64,9 +64,10 @@ struct Met {
 fn meet<B: AsRef<[u8]> + Send + Sync>(tree: &GrowingTree, layer: &Index<B>) -> Result<Vec<Met>, Problem> {
     let used = used_directories(layer)?;
     let mut met = Vec::new();
+    let mut left = layer.names();
     let mut todo = vec![(Ino::ROOT, Ino::ROOT, MAX_SYMLINKS)];
     while let Some((from, dir, symlinks)) = todo.pop() {
-        for entry in layer.children(from)? {
+        for entry in layer.children_of_walk(from, &mut left)? {
             let DirEntry { name, ino, file_type, .. } = entry?;
             let is_directory = file_type == FileType::Directory;
             let implicit = is_directory && layer.is_implicit(ino)?;

@@ -151,6 +151,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
     /// Applies the whiteouts.
     fn take_away(&mut self) -> Result<(), Problem> {
         let layer = self.layer;
+        let mut left = layer.names();
         let mut todo = vec![(Ino::ROOT, Ino::ROOT, MAX_SYMLINKS)];
         while let Some((from, dir, symlinks)) = todo.pop() {
             if !self.tree.is_directory(dir) {
@@ -167,7 +168,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
                     None => {}
                 }
             }
-            for entry in layer.children(from)? {
+            for entry in layer.children_of_walk(from, &mut left)? {
                 let DirEntry { name, ino, file_type, .. } = entry?;
                 if file_type == FileType::Directory && Whiteout::of(name).is_none() {
                     let mut symlinks = symlinks;
@@ -186,16 +187,15 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
             self.describe_directory(Ino::ROOT, Ino::ROOT)?;
         }
         let mut late = Vec::new();
-        let mut left = layer.summary().entries;
+        let mut left = layer.names();
         let mut todo = vec![(Ino::ROOT, Ino::ROOT, MAX_SYMLINKS)];
         while let Some((from, dir, symlinks)) = todo.pop() {
             // Two paths of a layer can lead to one place, and the one may take what the other has put there.
             if !self.tree.is_directory(dir) {
                 continue;
             }
-            for entry in layer.children(from)? {
+            for entry in layer.children_of_walk(from, &mut left)? {
                 let DirEntry { name, ino, file_type, .. } = entry?;
-                left = left.checked_sub(1).ok_or(TreeError::Corrupt("more names than there are"))?;
                 if Whiteout::of(name).is_some() {
                     continue;
                 }
@@ -354,10 +354,11 @@ pub(super) fn used_directories<B: AsRef<[u8]> + Send + Sync>(
     layer: &Index<B>,
 ) -> Result<HashSet<Ino>, TreeError> {
     let mut used = HashSet::new();
+    let mut left = layer.names();
     let mut todo = vec![Ino::ROOT];
     while let Some(dir) = todo.pop() {
         let mut adds = false;
-        for entry in layer.children(dir)? {
+        for entry in layer.children_of_walk(dir, &mut left)? {
             let DirEntry { name, ino, file_type, .. } = entry?;
             if Whiteout::of(name).is_some() {
                 continue;
