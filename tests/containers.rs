@@ -221,13 +221,9 @@ fn the_root_filesystem_is_what_the_daemon_exports(daemon: Daemon) {
     created.fill(&sandbox, "/root", "echo own >own; ln -s own link");
     let failed = Container::create(&daemon, &[], &["/no/such/program"]);
     assert!(!daemon.cli(["start", &failed.name]).output().unwrap().status.success());
-    let mut containers = vec![(created, "created"), (failed, "created")];
-    if daemon.name == "docker" {
-        let exited = Container::create(&daemon, &[], &["/bin/sh", "-c", "echo gone >/root/trace; exit 3"]);
-        daemon.cli(["start", "--attach", &exited.name]).stdin(Stdio::null()).output().unwrap();
-        containers.push((exited, "exited"));
-    }
-    for (container, state) in containers {
+    let exited = Container::create(&daemon, &[], &["/bin/sh", "-c", "echo gone >/root/trace; exit 3"]);
+    daemon.cli(["start", "--attach", &exited.name]).stdin(Stdio::null()).output().unwrap();
+    for (container, state) in [(created, "created"), (failed, "created"), (exited, "exited")] {
         let mnt = mount(&sandbox, daemon.host(), &container.source());
         let told = description(&mnt);
         assert_eq!(told["container"]["state"], state, "{told}");
@@ -239,28 +235,26 @@ fn the_root_filesystem_is_what_the_daemon_exports(daemon: Daemon) {
         let mounted = Manifest::read(&mnt.join("rootfs"));
         Manifest::read(&exported).without(".").assert_same(&mounted.without("."));
     }
-    if daemon.name == "docker" {
-        // One that goes on writing: a snapshot is whole, and stays.
-        let script = "i=0; while :; do i=$((i+1)); echo $i >/root/now; done";
-        let running = Container::create(&daemon, &[], &["/bin/sh", "-c", script]);
-        daemon.run(["start", &running.name]);
-        let written = || {
-            let out = daemon.cli(["exec", &running.name, "/bin/busybox", "cat", "/root/now"]).output();
-            out.is_ok_and(|out| !out.stdout.is_empty())
-        };
-        assert!(wait_until(written), "the container writes nothing");
-        let mnt = mount(&sandbox, daemon.host(), &running.source());
-        assert_eq!(description(&mnt)["container"]["state"], "running");
-        assert_eq!(fs::read_link(mnt.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
-        let first = fs::read(mnt.join("rootfs/root/now")).unwrap();
-        assert_eq!(fs::read(mnt.join("rootfs/root/now")).unwrap(), first);
-        // Frozen, it can be looked into all the same.
-        daemon.run(["pause", &running.name]);
-        let frozen = mount(&sandbox, daemon.host(), &running.source());
-        assert_eq!(description(&frozen)["container"]["state"], "paused");
-        assert_eq!(fs::read_link(frozen.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
-        daemon.run(["unpause", &running.name]);
-    }
+    // One that goes on writing: a snapshot is whole, and stays.
+    let script = "i=0; while :; do i=$((i+1)); echo $i >/root/now; done";
+    let running = Container::create(&daemon, &[], &["/bin/sh", "-c", script]);
+    daemon.run(["start", &running.name]);
+    let written = || {
+        let out = daemon.cli(["exec", &running.name, "/bin/busybox", "cat", "/root/now"]).output();
+        out.is_ok_and(|out| !out.stdout.is_empty())
+    };
+    assert!(wait_until(written), "the container writes nothing");
+    let mnt = mount(&sandbox, daemon.host(), &running.source());
+    assert_eq!(description(&mnt)["container"]["state"], "running");
+    assert_eq!(fs::read_link(mnt.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
+    let first = fs::read(mnt.join("rootfs/root/now")).unwrap();
+    assert_eq!(fs::read(mnt.join("rootfs/root/now")).unwrap(), first);
+    // Frozen, it can be looked into all the same.
+    daemon.run(["pause", &running.name]);
+    let frozen = mount(&sandbox, daemon.host(), &running.source());
+    assert_eq!(description(&frozen)["container"]["state"], "paused");
+    assert_eq!(fs::read_link(frozen.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
+    daemon.run(["unpause", &running.name]);
 }
 
 fn what_nobody_looks_into_is_not_fetched(daemon: Daemon) {

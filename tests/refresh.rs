@@ -20,7 +20,11 @@ struct Running(Container, Daemon);
 impl Running {
     #[track_caller]
     fn start(options: &[&str]) -> Running {
-        let daemon = Daemon::docker();
+        Running::start_on(Daemon::docker(), options)
+    }
+
+    #[track_caller]
+    fn start_on(daemon: Daemon, options: &[&str]) -> Running {
         let script = "while :; do /bin/busybox sleep 1000; done";
         let container = Container::create(&daemon, options, &["/bin/sh", "-c", script]);
         daemon.run(["start", &container.name]);
@@ -188,14 +192,18 @@ fn a_volume_is_read_anew_and_the_description_says_when() {
 }
 
 #[test]
-fn a_created_container_of_podman_is_refreshed() {
-    let (sandbox, daemon) = (Sandbox::new(), Daemon::podman());
-    let container = Container::create(&daemon, &[], &["/bin/sh"]);
-    let mnt = mount(&sandbox, &container, daemon.host(), &[]);
-    assert!(fs::metadata(mnt.join("rootfs/root/added")).is_err());
-    container.fill(&sandbox, "/root", "echo added >added");
+fn a_container_of_podman_is_refreshed() {
+    let sandbox = Sandbox::new();
+    let running = Running::start_on(Daemon::podman(), &[]);
+    running.run("echo one >file; echo gone >gone");
+    let mnt = mount(&sandbox, &running.0, running.1.host(), &[]);
+    assert_eq!(names(&mnt.join("rootfs/root")), ["file", "gone"]);
+    let open = File::open(mnt.join("rootfs/root/file")).unwrap();
+    running.run("rm gone; echo two >file; echo added >added");
     refresh(&sandbox, &mnt);
-    assert_eq!(fs::read_to_string(mnt.join("rootfs/root/added")).unwrap(), "added\n");
+    assert_eq!(names(&mnt.join("rootfs/root")), ["added", "file"]);
+    assert_eq!(fs::read_to_string(mnt.join("rootfs/root/file")).unwrap(), "two\n");
+    assert_eq!(std::io::read_to_string(open).unwrap(), "one\n");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -436,6 +436,9 @@ fn hostile(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
         header.set_uid(0);
         header.set_gid(0);
         header.set_size(content.len() as u64);
+        // null(4), for a device.
+        header.set_device_major(1).unwrap();
+        header.set_device_minor(3).unwrap();
         header.set_cksum();
         tar.write_all(header.as_bytes()).unwrap();
         tar.write_all(content).unwrap();
@@ -450,8 +453,8 @@ type Member = (&'static str, tar::EntryType, &'static str, &'static [u8]);
 
 #[test]
 fn no_copy_breaks_out() {
-    use tar::EntryType::{Directory, Link, Regular, Symlink};
-    let archives: [&[Member]; 9] = [
+    use tar::EntryType::{Char, Directory, Link, Regular, Symlink};
+    let archives: [&[Member]; 11] = [
         &[("/sandbox-canary", Regular, "", b"broken"), ("../canary", Regular, "", b"broken")],
         &[("a/../../canary", Regular, "", b"broken"), ("../../../../canary", Regular, "", b"broken")],
         &[("link", Symlink, "..", b""), ("link/canary", Regular, "", b"broken")],
@@ -461,6 +464,8 @@ fn no_copy_breaks_out() {
         &[("hard", Link, "/etc/passwd", b"")],
         &[("dir", Directory, "", b""), ("dir", Symlink, "..", b""), ("dir/canary", Regular, "", b"broken")],
         &[("one", Symlink, "../canary", b""), ("two", Link, "one", b""), ("three", Link, "two", b"")],
+        &[("device", Char, "", b""), ("device", Regular, "", b"broken")],
+        &[("device", Char, "", b""), ("same", Link, "device", b"")],
     ];
     for (number, entries) in archives.iter().enumerate() {
         let sandbox = Sandbox::new();
@@ -486,6 +491,14 @@ fn no_copy_breaks_out() {
         assert_eq!(left, ["bad.tar", "cache", "canary", "home", "out", "run", "tmp"], "archive {number}");
         assert!(out.is_dir());
         assert!(!Path::new("/sandbox-canary").exists());
+        // A device is made and never opened.
+        if number == 9 {
+            assert_eq!(fs::read(out.join("device")).unwrap(), b"broken");
+        } else if number == 10 {
+            let made = fs::symlink_metadata(out.join("same")).unwrap();
+            assert!(made.file_type().is_char_device());
+            assert_eq!((made.rdev(), made.nlink()), (rustix::fs::makedev(1, 3), 2));
+        }
     }
 }
 
