@@ -6,7 +6,7 @@ use std::io;
 use std::process::{self, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -19,15 +19,12 @@ use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::printer::Printer;
 use super::sessions::{Record, Registration, Remains, Stage};
+use super::signals::PATIENCE;
 use super::steward::{self, Shown, Steward};
 use crate::cache::Cache;
 use crate::fuse::{self, End, SessionConfig, Stopper, View};
 use crate::owner::Owner;
 use crate::progress::{Phase, Progress};
-
-/// How long the reading of a source may take to end once that is asked for. A container that it then leaves behind
-/// is removed by the next command that asks the daemon.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What there is to mount, once the source has been opened.
 pub struct Prepared {

@@ -10,9 +10,9 @@ use signal_hook::iterator::Signals as Incoming;
 use super::error::{CommandError, Kind};
 use crate::progress::{Phase, Progress};
 
-/// How long a command may take to end once a signal asks for that. A container that it then leaves behind is removed by
+/// How long a command or a server may take to end once that is asked for. A container that it then leaves behind is removed by
 /// the next command that asks the daemon.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The signal that has asked the command to end, if one has.
 pub struct Signals {

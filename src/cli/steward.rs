@@ -84,9 +84,8 @@ impl<'a> Steward<'a> {
         if self.registration.record().stage != Stage::Filling {
             return;
         }
-        let source = lock(self.shown);
-        record(self.registration, |record| tell(record, &source, &self.progress));
-        if let Some(failure) = source.failure() {
+        self.record();
+        if let Some(failure) = lock(self.shown).failure() {
             tracing::error!("{failure}; what had come stays readable");
         }
     }
@@ -150,9 +149,14 @@ impl<'a> Steward<'a> {
         let old = std::mem::replace(&mut *self.shown.write().unwrap_or_else(PoisonError::into_inner), new);
         self.retired.push(old);
         self.progress = progress;
+        self.record();
+        Ok(())
+    }
+
+    /// Writes down what is shown now.
+    fn record(&mut self) {
         let source = lock(self.shown);
         record(self.registration, |record| tell(record, &source, &self.progress));
-        Ok(())
     }
 }
 
