@@ -23,6 +23,7 @@ macro_rules! on_both_daemons {
 on_both_daemons!(
     every_mount_is_what_the_daemon_copies,
     the_root_filesystem_is_what_the_daemon_exports,
+    an_export_of_what_changes_goes_on_where_it_broke_off,
     what_nobody_looks_into_is_not_fetched,
     a_mount_whose_stream_breaks_off_is_asked_for_again,
     a_mount_that_cannot_be_read_is_empty_and_says_why,
@@ -255,6 +256,38 @@ fn the_root_filesystem_is_what_the_daemon_exports(daemon: Daemon) {
     assert_eq!(description(&frozen)["container"]["state"], "paused");
     assert_eq!(fs::read_link(frozen.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
     daemon.run(["unpause", &running.name]);
+}
+
+fn an_export_of_what_changes_goes_on_where_it_broke_off(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let still = Container::create(&daemon, &[], &["/bin/sh"]);
+    let tar = sandbox.path("still.tar");
+    daemon.run(["export", "--output", tar.to_str().unwrap(), &still.name]);
+    let unpacked = sandbox.directory("still");
+    archives::extract(&tar, &unpacked);
+    // What comes first in every export is never the same, and never there in half.
+    let script = "i=0; /bin/busybox mkdir /aaa
+        while :; do i=$((i+1)); echo $i >/aaa/next; /bin/busybox mv /aaa/next /aaa/now; done";
+    let running = Container::create(&daemon, &[], &["/bin/sh", "-c", script]);
+    daemon.run(["start", &running.name]);
+    let written = || {
+        let out = daemon.cli(["exec", &running.name, "/bin/busybox", "cat", "/aaa/now"]).output();
+        out.is_ok_and(|out| !out.stdout.is_empty())
+    };
+    assert!(wait_until(written), "the container writes nothing");
+    // In the middle of the largest file, and before anything has come.
+    let faults = [Fault::CutAfter(1_000_000), Fault::WordsAfter(1_000_000), Fault::CutAfter(700)];
+    for fault in faults {
+        let proxy = Proxy::with_faults(daemon.host(), vec![fault, Fault::None]);
+        let mnt = mount(&sandbox, &proxy.address(), &running.source());
+        let rootfs = mnt.join("rootfs");
+        let number: u64 = fs::read_to_string(rootfs.join("aaa/now")).unwrap().trim().parse().unwrap();
+        assert!(number > 0, "{fault:?}");
+        let state = || description(&mnt)["mounts"][0]["state"].clone();
+        assert!(wait_until(|| state() == "ready"), "{fault:?}: {}", state());
+        Manifest::read(&unpacked.join("bin")).assert_same(&Manifest::read(&rootfs.join("bin")));
+        sandbox.unmount(&mnt);
+    }
 }
 
 fn what_nobody_looks_into_is_not_fetched(daemon: Daemon) {

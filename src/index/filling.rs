@@ -84,6 +84,12 @@ impl Filling {
         Ok(())
     }
 
+    /// What comes from here on is of another stream, as [`GrowingTree::begin_again`] has it.
+    pub fn begin_again(&self, readable: u64) {
+        self.tree.write().unwrap_or_else(PoisonError::into_inner).begin_again(readable);
+        self.alive();
+    }
+
     pub fn alive(&self) {
         let now = self.started.elapsed().as_millis() as u64;
         self.progress.store(now, Ordering::Relaxed);

@@ -94,6 +94,7 @@ fn show(
         source: source.to_owned(),
         details: details.clone(),
         place,
+        lives: true,
         order: Order::DepthFirst,
         wishes: None,
         patience: super::image::PATIENCE,

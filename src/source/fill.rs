@@ -67,6 +67,8 @@ pub(super) struct Plan {
     /// What is kept with the entry.
     pub details: Details,
     pub place: Place,
+    /// Whether what the stream is of may change while it is being read.
+    pub lives: bool,
     pub order: Order,
     /// Who brings what the stream has not brought yet.
     pub wishes: Option<Wishes>,
@@ -80,7 +82,12 @@ pub(super) struct Plan {
 pub(super) struct Job {
     source: OsString,
     details: Details,
+    /// Where a stream's first entry belongs.
+    first_place: Place,
     place: Cell<Place>,
+    lives: bool,
+    /// Whether what was read so far is of more than one stream.
+    pieced: Cell<bool>,
     temporary: bool,
     pub progress: Arc<Progress>,
     pub grower: Grower,
@@ -289,10 +296,23 @@ impl Job {
         filler: Filler,
         ready: Option<SyncSender<()>>,
     ) -> Job {
-        let Plan { source, details, place, temporary, .. } = plan;
-        let place = Cell::new(place);
+        let Plan { source, details, place: first_place, lives, temporary, .. } = plan;
+        let (place, pieced) = (Cell::new(first_place), Cell::new(false));
         let progress = Arc::clone(progress);
-        Job { source, details, place, temporary, progress, grower, cache, filler, ready }
+        Job {
+            source,
+            details,
+            first_place,
+            place,
+            lives,
+            pieced,
+            temporary,
+            progress,
+            grower,
+            cache,
+            filler,
+            ready,
+        }
     }
 
     /// From here on somebody may look: what fails at once has not failed.
@@ -302,8 +322,8 @@ impl Job {
         }
     }
 
-    /// Reads a stream to its end. One that breaks off is asked for again after each of the `pauses`, and has to bring
-    /// the same bytes.
+    /// Reads a stream to its end. One that breaks off is asked for again after each of the `pauses`. It has to bring the same
+    /// bytes, but for what [lives](Plan::lives): there a stream that differs brings what is lacking.
     pub fn run<R: BufRead>(
         self,
         writer: DataWriter,
@@ -325,7 +345,7 @@ impl Job {
                 };
                 tracing::warn!("{latest}; trying again");
                 self.pause(pause)?;
-                match stream().and_then(|stream| self.resume(stream, &mut scanner)) {
+                match self.go_on(&mut stream, &mut scanner) {
                     Ok(()) => break,
                     Err(error) => latest = error,
                 }
@@ -390,6 +410,39 @@ impl Job {
                 }
             }
         }
+    }
+
+    /// Lets a scanner go on with another stream.
+    fn go_on<R: BufRead>(
+        &self,
+        stream: &mut impl FnMut() -> Result<R, SourceError>,
+        scanner: &mut Scanner<Tee<Watched<R>, DataWriter>>,
+    ) -> Result<(), SourceError> {
+        if !self.pieced.get() {
+            match self.resume(stream()?, scanner) {
+                Err(SourceError::Different(_)) if self.lives => {}
+                resumed => return resumed,
+            }
+        }
+        self.begin_again(stream()?, scanner)
+    }
+
+    /// Lets a scanner go on with a stream that is another one than the last, from its front.
+    fn begin_again<R: BufRead>(
+        &self,
+        stream: R,
+        scanner: &mut Scanner<Tee<Watched<R>, DataWriter>>,
+    ) -> Result<(), SourceError> {
+        tracing::warn!("it has changed meanwhile: what is still lacking is taken from the new export");
+        let readable = scanner.position();
+        let tee = scanner.input_mut();
+        tee.writer_mut().rewind(readable)?;
+        tee.replace(self.watch(stream));
+        scanner.begin_again();
+        self.grower.begin_again(readable);
+        self.place.set(self.first_place);
+        self.pieced.set(true);
+        Ok(())
     }
 
     /// Lets a scanner go on with another stream, from where the last one was good.

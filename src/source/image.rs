@@ -62,6 +62,7 @@ pub(super) fn open(
         source: source.to_owned(),
         details: details(&image),
         place: Place::Root(ADDED_BY_THE_DAEMON),
+        lives: false,
         order: Order::DepthFirst,
         wishes: Some(wishes),
         patience: PATIENCE,

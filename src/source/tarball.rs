@@ -56,6 +56,7 @@ pub(super) fn open(source: &OsStr, path: &Path, context: &Context<'_>) -> Result
         source: source.to_owned(),
         details: Details::default(),
         place: Place::Root(&[]),
+        lives: false,
         order: Order::Any,
         wishes: None,
         patience: PATIENCE,

@@ -27,6 +27,12 @@ impl Grower {
         self.live.filling.insert(entry)
     }
 
+    /// The entries from here on are those of another archive of the same files, which may have changed since the first one
+    /// broke off: only what is lacking is put in. What is not before byte `readable` of the data file is lacking.
+    pub fn begin_again(&self, readable: u64) {
+        self.live.filling.begin_again(readable);
+    }
+
     /// The stream is moving, though no entry may come for a while.
     pub fn alive(&self) {
         self.live.filling.alive();

@@ -14,6 +14,7 @@ pub(super) struct Forward {
 impl GrowingTree {
     /// Nothing more will come: hard links that still wait for their target are settled.
     pub fn finish(&mut self) -> Result<(), GrowError> {
+        self.remove_vacant();
         let mut waiting: Vec<u32> = self.forward.keys().copied().collect();
         waiting.sort_unstable();
         let mut chain = Vec::new();

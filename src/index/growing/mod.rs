@@ -5,6 +5,7 @@
 //! [index](super::writer) keep it. What is replaced or removed leaves a gap in the numbers; a [`Merge`], of which nobody
 //! sees a number before it is finished, closes them.
 
+mod again;
 mod answers;
 mod changes;
 mod gaps;
@@ -80,6 +81,10 @@ pub struct GrowingTree {
     /// With [`Order::DepthFirst`]: the directory that the archive is in, and those above it, the root first.
     walk: Vec<Ino>,
     complete: bool,
+    /// Whether only what is lacking is put in: see [`GrowingTree::begin_again`].
+    patching: bool,
+    /// Names that are kept for files which are to come again.
+    vacant: Vec<u32>,
     /// Whether this is one layer of an image, and hard links may lead out of it.
     of_layer: bool,
     /// The hard links that do: what stands for the file, and the path that it has in the layers below.
@@ -111,6 +116,8 @@ impl GrowingTree {
             order,
             walk: vec![Ino::ROOT],
             complete: false,
+            patching: false,
+            vacant: Vec::new(),
             of_layer: false,
             links_out: Vec::new(),
         };
@@ -121,9 +128,13 @@ impl GrowingTree {
     /// Puts an entry into its place. A later entry of a name replaces the earlier; a directory that comes again
     /// takes the new attributes and keeps its children.
     ///
-    /// Returns its inode, but for a hard link whose target has not come yet, and for a whiteout of what is gone already.
+    /// Returns its inode, but for a hard link whose target has not come yet, for a whiteout of what is gone already, and for
+    /// what is not [lacking](GrowingTree::begin_again).
     pub fn insert(&mut self, mut entry: Entry) -> Result<Option<Ino>, GrowError> {
         if self.of_layer && layer::mark_whiteout(&mut entry) && self.is_moot(&entry.path) {
+            return Ok(None);
+        }
+        if self.patching && !self.lacks(&entry) {
             return Ok(None);
         }
         if entry.path.is_empty() {

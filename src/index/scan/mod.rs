@@ -151,6 +151,13 @@ impl<R: TarInput> Scanner<R> {
         &mut self.input
     }
 
+    /// What follows is another archive, from its front: the rest of the last entry's content does not come.
+    pub fn begin_again(&mut self) {
+        self.behind = 0;
+        self.globals = PaxHeader::default();
+        self.finished = false;
+    }
+
     /// The input, after the last entry.
     pub fn into_input(self) -> R {
         self.input
