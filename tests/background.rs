@@ -7,6 +7,8 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -58,6 +60,13 @@ impl Place {
 
 fn pid(mount: &Value) -> Pid {
     Pid::from_raw(mount["pid"].as_i64().unwrap().try_into().unwrap()).unwrap()
+}
+
+/// Clock ticks (1/100 s) of processor time that a process has taken: proc_pid_stat(5), fields 14 and 15.
+fn ticks(process: Pid) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
 #[test]
@@ -233,4 +242,16 @@ fn the_log_is_where_the_list_says() {
     assert_eq!(log(&place), place.0.path("mine.log").to_str().unwrap());
     place.run(["umount", "mnt"]).success();
     assert!(fs::read_to_string(place.0.path("mine.log")).unwrap().contains("unmounted"));
+}
+
+#[test]
+fn a_mount_that_nobody_uses_takes_no_processor_time() {
+    let place = Place::new();
+    place.run(["mount", "--wait", TAR, "mnt"]).success();
+    assert_eq!(place.hello().unwrap(), "hello\n");
+    let server = pid(&place.mounts()[0]);
+    let before = ticks(server);
+    thread::sleep(Duration::from_secs(1));
+    // One tick may have been begun by the last answer.
+    assert!(ticks(server) - before <= 1);
 }

@@ -28,6 +28,7 @@ use self::convert::{attr, kind, negative, ttl};
 use self::handles::{Handles, Opening};
 use super::foresight::Foresight;
 use super::node::Node;
+use super::polling::Polling;
 use super::view::{Access, View};
 use super::waiting::WaitingRoom;
 use crate::index::Whence;
@@ -56,6 +57,8 @@ pub(super) struct Adapter {
     handles: Handles,
     /// Told of requests by the thread that took them from the kernel, and not of those that had to wait.
     foresight: Arc<Foresight>,
+    /// Told of each answer by the thread that gave it and now goes to read; none where polling never pays.
+    polling: Option<Polling>,
     /// Whether the kernel takes ENOSYS to open(2) for "no file ever needs opening".
     no_open: bool,
     /// The same for directories.
@@ -67,9 +70,10 @@ impl Adapter {
         view: Arc<View>,
         waiting: Option<Arc<WaitingRoom>>,
         foresight: Arc<Foresight>,
+        polling: Option<Polling>,
     ) -> Adapter {
         let handles = Handles::default();
-        Adapter { view, waiting, handles, foresight, no_open: false, no_opendir: false }
+        Adapter { view, waiting, handles, foresight, polling, no_open: false, no_opendir: false }
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `errno` | which error number an error becomes |
 //! | `waiting` | where requests wait whose answers have not come yet |
 //! | `foresight` | what a walk is about to read, put into the page cache before it asks |
+//! | `polling` | a look for the next request before a thread goes to sleep |
 //! | `adapter` | FUSE requests to answers and back |
 //! | `session` | one live mount: from INIT to the last unmount |
 //! | `attach` | mounting and unmounting, directly or through `fusermount3` |
@@ -22,6 +23,7 @@ mod errno;
 mod error;
 mod foresight;
 mod node;
+mod polling;
 mod session;
 mod standing;
 mod symlink;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -15,6 +16,7 @@ use super::adapter::Adapter;
 use super::attach;
 use super::error::SessionError;
 use super::foresight::Foresight;
+use super::polling::Polling;
 use super::standing::{self, FILESYSTEM_TYPE, Standing};
 use super::view::{Outdated, View, ViewMount};
 use super::waiting::WaitingRoom;
@@ -165,8 +167,11 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
     let threads = config.threads.unwrap_or_else(default_threads).max(1);
     let foresight = Arc::new(Foresight::default());
     let view = Arc::new(view);
-    let adapter = Adapter::new(Arc::clone(&view), waiting.clone(), Arc::clone(&foresight));
     let device = attach::attach(&mountpoint, config)?;
+    // With a single CPU nobody can ask while the server polls.
+    let polled = if cpus() > 1 { device.try_clone().ok() } else { None };
+    let adapter =
+        Adapter::new(Arc::clone(&view), waiting.clone(), Arc::clone(&foresight), polled.map(Polling::new));
     let (sender, events) = mpsc::channel();
 
     let mut settings = fuser::Config::default();
@@ -318,5 +323,10 @@ impl Drop for Session {
 }
 
 fn default_threads() -> usize {
-    thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8))
+    cpus().clamp(2, 8)
+}
+
+/// How many the process may use: those of its affinity, as far as its cgroup's quota goes.
+fn cpus() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

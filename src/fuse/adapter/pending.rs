@@ -68,9 +68,12 @@ impl Adapter {
             (Ok(answer), _) => give(reply, answer),
             (Err(error), Some(room)) if error.is_not_yet() => {
                 let view = Arc::clone(&self.view);
-                room.park(Box::new(Pending { view, node, reply, ask, give }), generation);
+                return room.park(Box::new(Pending { view, node, reply, ask, give }), generation);
             }
             (Err(error), _) => reply.refuse(report(&self.view, node, &error)),
+        }
+        if let Some(polling) = &self.polling {
+            polling.answered();
         }
     }
 }
