@@ -95,9 +95,15 @@ impl Cache {
         Cache { limit, ..self }
     }
 
-    /// Evicts what was used longest ago, as far as the limit is exceeded. For after an entry was published.
-    pub fn trim(&self) -> Result<Pruned, CacheError> {
-        self.prune(self.limit)
+    /// Evicts what was used longest ago, as far as the limit is exceeded. For after something was added.
+    ///
+    /// What goes wrong is told to the log alone: the cache is larger than it should be, and that is all.
+    pub fn trim(&self) {
+        match self.prune(self.limit) {
+            Ok(pruned) if pruned.removed.is_empty() => {}
+            Ok(pruned) => tracing::info!("evicted {} entries from the cache", pruned.removed.len()),
+            Err(error) => tracing::warn!("the cache may exceed its limit: {error}"),
+        }
     }
 
     /// The cache directory, for messages.

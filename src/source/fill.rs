@@ -507,11 +507,7 @@ impl Job {
             false => filler.publish(about, vec![data])?,
         };
         grower.complete(Arc::clone(entry.index()) as _, entry.open_data()?);
-        match cache.trim() {
-            Ok(pruned) if pruned.removed.is_empty() => {}
-            Ok(pruned) => tracing::info!("evicted {} entries from the cache", pruned.removed.len()),
-            Err(error) => tracing::warn!("the cache may exceed its limit: {error}"),
-        }
+        cache.trim();
         Ok(entry)
     }
 

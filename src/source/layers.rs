@@ -55,6 +55,19 @@ pub(super) fn open_image(
         Claim::Entry(entry) => return Ok(entry),
         Claim::Filler(filler) => filler,
     };
+    let entry = put_together(source, image, filler, context);
+    // Where it came to nothing, the layers that were good have come to stay nevertheless.
+    context.cache.trim();
+    entry
+}
+
+/// Makes the entry of an image out of its layers.
+fn put_together(
+    source: &OsStr,
+    image: &OciImage,
+    filler: Filler,
+    context: &Context<'_>,
+) -> Result<Entry, SourceError> {
     let mut layers = Vec::new();
     for layer in &image.layers {
         layers.push(open_layer(source, image, layer, context)?);

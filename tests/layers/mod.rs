@@ -1,6 +1,7 @@
 //! Layers: what one holds, and what several make together.
 
 mod build;
+mod cached;
 mod commands;
 mod containerd;
 mod damage;
