@@ -10,7 +10,8 @@ use super::fill::Opened;
 use super::image::{self, Current};
 use super::layers;
 use super::watched::Watched;
-use super::{Context, SourceError};
+use super::{Context, Details, SourceError};
+use crate::cache::{DataRef, Entry};
 use crate::docker::{Daemon, Image};
 use crate::oci::{self, OciError, OpenOptions};
 use crate::progress::Phase;
@@ -22,9 +23,30 @@ pub(super) fn open(
     image: &Image,
     context: &Context<'_>,
 ) -> Result<Opened, SourceError> {
-    if let Some(entry) = image::by_id(&image.id, Some(&image.platform), context)? {
-        return Ok(Opened::Entry(Box::new(entry)));
+    let entry = match image::by_id(&image.id, Some(&image.platform), context)? {
+        Some(entry) => entry,
+        None => save(source, daemon, image, context)?,
+    };
+    let details = Details { names: image.names.clone(), ..details(&entry) };
+    Ok(Opened::Known(Box::new(entry), Box::new(details)))
+}
+
+/// What an entry tells of a daemon's image.
+///
+/// It may have been made from an archive, and that from layers that were compressed. In how many bytes the daemon stores a
+/// layer is not to be learnt without saving the image, so it is always its tar that is counted.
+pub(super) fn details(entry: &Entry) -> Details {
+    let mut details = Details::of(entry);
+    for (layer, entry) in details.layers.iter_mut().zip(entry.layers()) {
+        if let [DataRef::Own(tar)] = entry.meta().data[..] {
+            layer.size = tar.size;
+        }
     }
+    details
+}
+
+/// The entry of an image, by way of its save.
+fn save(source: &OsStr, daemon: &Daemon, image: &Image, context: &Context<'_>) -> Result<Entry, SourceError> {
     let progress = context.progress;
     progress.enter(Phase::Reading);
     let options = OpenOptions {
@@ -50,5 +72,5 @@ pub(super) fn open(
     saved.names.clone_from(&image.names);
     // Kept under the id by which the daemon knows it, and by which it is looked for next time: where that is the digest
     // of a manifest or an index, what was saved does not tell it.
-    layers::open_image(source, &image.id, &saved, context).map(|entry| Opened::Entry(Box::new(entry)))
+    layers::open_image(source, &image.id, &saved, context)
 }

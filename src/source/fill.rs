@@ -31,8 +31,20 @@ pub(super) const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::
 pub(super) enum Opened {
     /// Its entry is in the cache.
     Entry(Box<Entry>),
+    /// The same, with what is known of this source, whichever the entry was made from.
+    Known(Box<Entry>, Box<Details>),
     /// It is being filled, or will be.
     Filling(Arc<Filesystem>, Box<Fill>),
+}
+
+impl Opened {
+    /// Makes what an entry says of its source give way to what this source says.
+    pub fn known_as(self, details: Details) -> Opened {
+        match self {
+            Opened::Entry(entry) => Opened::Known(entry, Box::new(details)),
+            other => other,
+        }
+    }
 }
 
 /// A cache entry that is being made in the background. Dropped, it is given up.

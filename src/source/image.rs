@@ -10,7 +10,7 @@ use super::ahead::Ahead;
 use super::alone::{Alone, Files};
 use super::fill::{self, Bytes, Job, Opened, Plan};
 use super::place::Place;
-use super::{Context, Details, SourceError, Start};
+use super::{Context, Details, SourceError, Start, exact};
 use crate::cache::{Content, Entry, Kind, Obtained};
 use crate::docker::{ByteStream, Daemon, DockerError, Engine, HangUp, Image, ImageName};
 use crate::image::{Digest, Platform};
@@ -43,13 +43,15 @@ pub(super) fn open(
     if let Ok(id) = name.as_str().parse::<Digest>()
         && let Some(entry) = by_id(&id, context.platform, context)?
     {
-        return Ok((Opened::Entry(Box::new(entry)), None));
+        let details = exact::details(&entry);
+        return Ok((Opened::Known(Box::new(entry), Box::new(details)), None));
     }
     let daemon = Daemon::connect(&context.endpoint()?)?;
     let image = daemon.image(name, context.platform)?;
     if context.exact {
-        return Ok((super::exact::open(source, &daemon, &image, context)?, None));
+        return Ok((exact::open(source, &daemon, &image, context)?, None));
     }
+    let details = details(&image);
     let (wishes, wished) = sync_channel(MAX_WISHES);
     let plan = Plan {
         content: Content {
@@ -60,7 +62,7 @@ pub(super) fn open(
             obtained: exported_by(&daemon),
         },
         source: source.to_owned(),
-        details: details(&image),
+        details: details.clone(),
         place: Place::Root(ADDED_BY_THE_DAEMON),
         lives: false,
         order: Order::DepthFirst,
@@ -72,10 +74,10 @@ pub(super) fn open(
     let alone = Alone::new(daemon.clone(), Files::Image(Box::new(image.clone()), ADDED_BY_THE_DAEMON));
     let work = move |job: Job, bytes| fetch(job, bytes, &daemon, &image, wished);
     match start {
-        Start::Now => Ok((fill::open(plan, context, bytes, work)?, None)),
+        Start::Now => Ok((fill::open(plan, context, bytes, work)?.known_as(details), None)),
         Start::WhenAsked => match fill::open_dormant(plan, context, bytes, work)? {
             Opened::Filling(filesystem, fill) => Ok((Opened::Filling(filesystem, fill), Some(alone))),
-            entry => Ok((entry, None)),
+            entry => Ok((entry.known_as(details), None)),
         },
     }
 }

@@ -34,7 +34,9 @@ pub(super) fn open(
         spool: context.cache.dir(),
     };
     let image = oci::open(path, &options)?;
-    open_image(source, &image.id, &image, context).map(|entry| Opened::Entry(Box::new(entry)))
+    let entry = open_image(source, &image.id, &image, context)?;
+    // The same image may be stored in another way elsewhere, and be called otherwise.
+    Ok(Opened::Known(Box::new(entry), Box::new(details(&image))))
 }
 
 /// The entry of an image, to be known by `id`.

@@ -116,12 +116,19 @@ pub struct Details {
     pub layers: Vec<LayerDetails>,
 }
 
+impl Details {
+    /// What was known of the source that an entry was made from.
+    fn of(entry: &Entry) -> Details {
+        serde_json::from_value(entry.meta().about.details.clone()).unwrap_or_default()
+    }
+}
+
 /// What is known of one layer of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerDetails {
     /// The digest of its uncompressed tar.
     pub diff_id: Digest,
-    /// The bytes of its blob, as it is stored.
+    /// The bytes of its blob, as it is stored; of a daemon's image, those of its tar.
     pub size: u64,
     /// The command that made it, by the image's history.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -344,11 +351,13 @@ impl Source {
     fn of(spelled: &OsStr, opened: Opened, context: &Context<'_>) -> Result<Source, SourceError> {
         let (content, details, filesystem, keep) = match opened {
             Opened::Entry(entry) => {
+                let details = Box::new(Details::of(&entry));
+                return Source::of(spelled, Opened::Known(entry, details), context);
+            }
+            Opened::Known(entry, details) => {
                 context.progress.enter(Phase::Done);
                 let filesystem = Arc::new(entry.filesystem()?);
-                let meta = entry.meta().clone();
-                let details = serde_json::from_value(meta.about.details).unwrap_or_default();
-                (meta.content, details, filesystem, Keep::Entry(entry))
+                (entry.meta().content.clone(), *details, filesystem, Keep::Entry(entry))
             }
             Opened::Filling(filesystem, fill) => {
                 (fill.content().clone(), fill.details().clone(), filesystem, Keep::Fill(fill))

@@ -1,9 +1,9 @@
 //! What the cache keeps of images that are got as layers, and what it must not say of them.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::build::Layer;
-use crate::oci::build::{Layout, digest};
+use crate::oci::build::{Layout, OCI_LAYER, digest, gzip};
 use crate::support::Sandbox;
 
 fn lower() -> Vec<u8> {
@@ -50,4 +50,35 @@ fn images_that_are_got_as_layers_stay_below_the_limit() {
     let failed = sandbox.run(&mut sandbox.imagefs(["--cache-limit", "0", "ls", "oci:bad", "/"]));
     assert_eq!(failed.code, Some(6), "{failed:?}");
     assert_eq!(cached(&sandbox), [""; 0]);
+}
+
+#[test]
+fn what_is_shown_of_an_image_is_of_the_archive_at_hand() {
+    let sandbox = Sandbox::new();
+    let tar = lower();
+    let packed = gzip(&tar);
+    for (name, stored) in [("plain", &tar), ("packed", &packed)] {
+        let mut layout = Layout::default();
+        let layer = layout.blob(OCI_LAYER, stored);
+        let image = layout.image(std::slice::from_ref(&tar), "linux/amd64", |_, manifest| {
+            manifest["layers"] = json!([layer])
+        });
+        layout.list(image, Some(name));
+        layout.write(&sandbox.directory(name));
+    }
+    // The second of them is in the cache, and so is the first when its turn comes again.
+    for (name, stored) in [("plain", &tar), ("packed", &packed), ("plain", &tar)] {
+        let source = format!("oci:{name}");
+        let inspected: Value = serde_json::from_str(&run(&sandbox, &["inspect", "--json", &source])).unwrap();
+        assert_eq!(inspected["names"], json!([name]));
+        let history: Value = serde_json::from_str(&run(&sandbox, &["history", "--json", &source])).unwrap();
+        assert_eq!(history[0]["size"], stored.len(), "{name}");
+        let mountpoint = sandbox.mount(&format!("mnt-{}", stored.len()), [&source]);
+        let description = std::fs::read(mountpoint.join(".imagefs.json")).unwrap();
+        let description: Value = serde_json::from_slice(&description).unwrap();
+        assert_eq!(description["names"], json!([name]));
+        sandbox.unmount(&mountpoint);
+        std::fs::remove_dir(mountpoint).unwrap();
+    }
+    assert_eq!(cached(&sandbox).len(), 2, "they are one image");
 }

@@ -293,3 +293,27 @@ fn a_daemons_image_is_exactly_its_layers() {
         daemon.run(["image", "rm", "imagefs-test-exact:1"]);
     }
 }
+
+#[test]
+fn a_daemons_image_has_the_names_that_it_has_now() {
+    for daemon in Daemon::both() {
+        let place = Place::new();
+        place.layout("a", [base()]);
+        place.shell("skopeo oci:l:a docker-archive:image.tar:imagefs-test-names:1");
+        daemon.run(["load", "--input", place.path("image.tar").to_str().unwrap()]);
+        place.open("%/image.tar");
+        for (exact, tag) in [(true, "imagefs-test-names:2"), (false, "imagefs-test-names:3")] {
+            let names = |spelled| {
+                let ask = Ask { host: Some(daemon.host()), exact, ..Ask::default() };
+                place.open_with(spelled, ask).0.unwrap().details.names.join(" ")
+            };
+            assert!(names("imagefs-test-names:1").contains("imagefs-test-names:1"));
+            daemon.run(["tag", "imagefs-test-names:1", tag]);
+            let names = names(tag);
+            assert!(names.contains(tag), "{}: {names}", daemon.name);
+        }
+        for tag in 1..=3 {
+            daemon.run(["image", "rm", &format!("imagefs-test-names:{tag}")]);
+        }
+    }
+}
