@@ -100,6 +100,9 @@ impl CacheError {
             CacheError::Io { action: LOCK, .. } => {
                 "the cache must lie on a filesystem of this machine: choose one with --cache-dir".to_owned()
             }
+            CacheError::Io { source, .. } if Errno::from_io_error(source) == Some(Errno::MFILE) => {
+                "each layer of an image takes two open files: raise the hard limit (ulimit -Hn)".to_owned()
+            }
             CacheError::NoSuchKey(_) | CacheError::AmbiguousKey { .. } => {
                 "`imagefs cache ls` lists the keys".to_owned()
             }

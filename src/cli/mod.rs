@@ -24,6 +24,7 @@ mod ls;
 mod mount;
 mod mountpoint;
 mod mounts;
+mod open_files;
 mod options;
 mod printer;
 mod reading;
@@ -200,6 +201,7 @@ impl Context {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    open_files::allow();
     let CommandLine { global, command } = CommandLine::parse_from(find::spell_out(std::env::args_os()));
     let writer = if global.server { logging::Writer::Server } else { logging::Writer::Command };
     let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };

@@ -82,3 +82,32 @@ fn what_is_shown_of_an_image_is_of_the_archive_at_hand() {
     }
     assert_eq!(cached(&sandbox).len(), 2, "they are one image");
 }
+
+#[test]
+fn an_image_of_many_layers_needs_no_more_than_the_usual_limits() {
+    const LAYERS: usize = 600;
+    let sandbox = Sandbox::new();
+    let layers: Vec<_> = (0..LAYERS).map(|n| Layer::new(0).file(&format!("{n:03}"), "").tar()).collect();
+    Layout::of(&layers, |_, _| {}).write(&sandbox.directory("many"));
+    let limited = |limit: &str, arguments: &[&str]| {
+        let script = format!("ulimit {limit} && exec \"$@\"");
+        let mut command = sandbox.command("sh");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_imagefs")]).args(arguments);
+        sandbox.run(&mut command)
+    };
+    let mountpoint = sandbox.directory("mnt");
+    for arguments in [&["ls", "oci:many", "/"][..], &["diff", "oci:many", "oci:many"]] {
+        limited("-Sn 1024", arguments).success();
+    }
+    limited("-Sn 1024", &["mount", "-o", "layers", "oci:many", "mnt"]).success();
+    assert_eq!(std::fs::read_dir(mountpoint.join("rootfs")).unwrap().count(), LAYERS);
+    assert_eq!(std::fs::read_dir(mountpoint.join("layers")).unwrap().count(), LAYERS);
+    sandbox.unmount(&mountpoint);
+    // Where the hard limit forbids it, that is said.
+    let refused = limited("-n 1024", &["ls", "oci:many", "/"]);
+    assert_eq!(refused.code, Some(7), "{refused:?}");
+    assert!(
+        refused.stderr.contains("Too many open files") && refused.stderr.contains("ulimit -Hn"),
+        "{refused:?}"
+    );
+}
