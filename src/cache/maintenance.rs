@@ -1,6 +1,6 @@
 //! What `imagefs cache` does: list, remove, prune, verify.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,8 @@ use rustix::fs::Stat;
 
 use super::bucket::{self, Bucket};
 use super::dir::Dir;
-use super::meta::{self, COMPLETE, DataRef, Fault};
+use super::meta::{self, COMPLETE, Fault};
+use super::needs::{self, Needs};
 use super::{Cache, CacheError, Damage, Entry, FORMAT_VERSION, Key, Meta};
 
 /// What is known about something in the cache.
@@ -107,7 +108,7 @@ impl Cache {
             all.extend(info.map(|info| EntryInfo { state: State::Temporary, ..info }));
         }
         let mut needed: HashMap<Key, Vec<Key>> = HashMap::new();
-        for (key, layer) in all.iter().flat_map(|info| layers(info).map(|layer| (info.key, layer))) {
+        for (key, layer) in all.iter().flat_map(|info| needed_of(info).map(|layer| (info.key, layer))) {
             needed.entry(layer).or_default().push(key);
         }
         for info in &mut all {
@@ -136,23 +137,13 @@ impl Cache {
 
     /// Removes entries, and says of each what became of it. Images go before the layers that they need.
     pub fn rm(&self, keys: &[Key]) -> Result<Vec<(Key, Removal)>, CacheError> {
-        let mut needed_by: HashMap<Key, Vec<Key>> = HashMap::new();
-        for info in self.ls()? {
-            needed_by.entry(info.key).or_default().extend(info.needed_by);
-        }
-        let needs_of = |key| needed_by.get(key).map_or(&[][..], Vec::as_slice);
-        let (needed, free): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| !needs_of(key).is_empty());
-        let mut gone = BTreeSet::new();
-        let mut result = Vec::new();
-        for key in free.into_iter().chain(needed) {
-            let by = needs_of(key).iter().filter(|key| !gone.contains(*key)).count();
-            let removal = if by > 0 { Removal::Needed { by } } else { evict(&self.bucket, *key)? };
-            if matches!(removal, Removal::Removed { .. }) {
-                gone.insert(*key);
-            }
-            result.push((*key, removal));
-        }
-        Ok(result)
+        let infos = self.ls()?;
+        let mut needs = Needs::listed(&infos);
+        let layers: HashSet<Key> =
+            infos.iter().filter(|info| !info.needed_by.is_empty()).map(|info| info.key).collect();
+        let (layers, others): (Vec<Key>, Vec<Key>) = keys.iter().partition(|key| layers.contains(key));
+        let in_order = others.into_iter().chain(layers);
+        in_order.map(|key| Ok((key, evict(&self.bucket, key, || needs.count(&self.bucket, key))?))).collect()
     }
 
     /// Removes what was used longest ago until the cache occupies at most `max_size` bytes.
@@ -166,7 +157,9 @@ impl Cache {
 
         let mut infos: HashMap<Key, EntryInfo> = HashMap::new();
         let mut pruned = Pruned::default();
-        for info in self.ls()? {
+        let all = self.ls()?;
+        let mut needs = Needs::listed(&all);
+        for info in all {
             pruned.kept += info.size_on_disk;
             if !info.in_use && matches!(info.state, State::Complete | State::Damaged(_)) {
                 infos.insert(info.key, info);
@@ -179,11 +172,12 @@ impl Cache {
             if complete && pruned.kept <= max_size {
                 break;
             }
-            let Removal::Removed { bytes } = evict(&self.bucket, key)? else { continue };
+            let removal = evict(&self.bucket, key, || needs.count(&self.bucket, key))?;
+            let Removal::Removed { bytes } = removal else { continue };
             pruned.freed += bytes;
             pruned.kept = pruned.kept.saturating_sub(bytes);
             let Some(gone) = infos.remove(&key) else { continue };
-            for layer in layers(&gone) {
+            for layer in needed_of(&gone) {
                 if let Some(layer) = infos.get_mut(&layer) {
                     layer.needed_by.retain(|by| *by != key);
                     if layer.needed_by.is_empty() {
@@ -235,7 +229,7 @@ impl Cache {
             let bucket = Bucket::open(&dir)?;
             bucket.sweep()?;
             for key in Bucket::keys(&bucket.entries)? {
-                evict(&bucket, key)?;
+                evict(&bucket, key, || Ok(0))?;
             }
             bucket.sweep_locks()?;
             // What is in use keeps its directory, and that the bucket.
@@ -248,12 +242,20 @@ impl Cache {
     }
 }
 
-/// Removes an entry that nobody uses.
-fn evict(bucket: &Arc<Bucket>, key: Key) -> Result<Removal, CacheError> {
+/// Removes an entry that nobody uses, and that no other needs: `needed_by` counts those, once nobody else can come to need it.
+fn evict(
+    bucket: &Arc<Bucket>,
+    key: Key,
+    needed_by: impl FnOnce() -> Result<usize, CacheError>,
+) -> Result<Removal, CacheError> {
     let Some(lock) = bucket.try_lock(key)? else { return Ok(Removal::InUse) };
     let Some(dir) = bucket.entries.dir(key.to_string())? else { return Ok(Removal::Absent) };
     if !dir.try_lock()? {
         return Ok(Removal::InUse);
+    }
+    let by = needed_by()?;
+    if by > 0 {
+        return Ok(Removal::Needed { by });
     }
     let bytes = dir.size_on_disk()?;
     bucket.remove(&bucket.entries, &lock, &dir)?;
@@ -261,12 +263,8 @@ fn evict(bucket: &Arc<Bucket>, key: Key) -> Result<Removal, CacheError> {
 }
 
 /// The entries that this one needs.
-fn layers(info: &EntryInfo) -> impl Iterator<Item = Key> {
-    let data = info.meta.iter().flat_map(|meta| &meta.data);
-    data.filter_map(|data| match data {
-        DataRef::Layer { key } => Some(*key),
-        DataRef::Own(_) | DataRef::Borrowed { .. } => None,
-    })
+fn needed_of(info: &EntryInfo) -> impl Iterator<Item = Key> {
+    info.meta.iter().flat_map(needs::layers)
 }
 
 fn last_used(dir: &Dir) -> Result<SystemTime, CacheError> {
@@ -281,4 +279,47 @@ fn modified(stat: &Stat) -> SystemTime {
     let secs = u64::try_from(stat.st_mtime).unwrap_or(0);
     let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
     UNIX_EPOCH.checked_add(Duration::new(secs, nanos.min(999_999_999))).unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::cache::{About, Claim, Content, Data, Kind, Obtained};
+    use crate::index::{GrowingTree, write_index};
+
+    fn put(cache: &Cache, kind: Kind, layer: Option<Entry>) -> Entry {
+        let (identity, obtained) = (kind.name().to_owned(), Obtained::Layers);
+        let content = Content { kind, identity, platform: None, layers: Vec::new(), obtained };
+        let Claim::Filler(filler) = cache.fill(content, &mut |_| ControlFlow::Break(())).unwrap() else {
+            panic!("it is there already");
+        };
+        let mut tree = GrowingTree::default();
+        tree.finish().unwrap();
+        write_index(&tree, filler.key().as_bytes(), filler.create_index().unwrap()).unwrap();
+        let data = match layer {
+            Some(layer) => Data::Layer(Box::new(layer)),
+            None => Data::Own(filler.create_data().unwrap().finish()),
+        };
+        let about = About { source: "x".into(), entries: 0, bytes: 0, details: serde_json::Value::Null };
+        filler.publish(about, vec![data]).unwrap()
+    }
+
+    #[test]
+    fn a_layer_stays_for_an_image_that_came_after_the_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(dir.path().join("cache"))).unwrap();
+        let layer = put(&cache, Kind::Layer, None).key();
+        let mut needs = Needs::listed(&cache.ls().unwrap());
+        let image = put(&cache, Kind::Image, cache.lookup(layer).unwrap()).key();
+        let mut evict = |key| evict(&cache.bucket, key, || needs.count(&cache.bucket, key)).unwrap();
+        assert_eq!(evict(layer), Removal::Needed { by: 1 });
+        assert!(matches!(evict(image), Removal::Removed { .. }));
+        // It went, and is there again.
+        put(&cache, Kind::Image, cache.lookup(layer).unwrap());
+        assert_eq!(evict(layer), Removal::Needed { by: 1 });
+        assert!(matches!(evict(image), Removal::Removed { .. }));
+        assert!(matches!(evict(layer), Removal::Removed { .. }));
+    }
 }

@@ -15,6 +15,7 @@ mod filler;
 mod key;
 mod maintenance;
 mod meta;
+mod needs;
 mod root;
 
 use std::fmt::Display;
