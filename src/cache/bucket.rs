@@ -16,6 +16,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::dir::{self, Dir};
@@ -105,14 +106,16 @@ impl Bucket {
             match parent.rename(&lock.name, &self.temporary, &retired) {
                 Ok(()) => return Ok(Some(retired)),
                 Err(Errno::NOENT) => return Ok(None),
-                Err(Errno::EXIST | Errno::NOTEMPTY) if number < u32::MAX => number += 1,
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) if number < u32::MAX => number += 1,
                 Err(e) => return Err(parent.error("move", &lock.name, e)),
             }
         }
     }
 
-    /// Removes what `parent` has for the lock's key, which is `dir`: as soon as nobody else uses it.
-    pub(super) fn remove(&self, parent: &Dir, lock: &KeyLock, dir: &Dir) -> Result<(), CacheError> {
+    /// Removes what `parent` has for the lock's key, which is `dir`: as soon as nobody else uses it. Without `dir` it is no
+    /// directory, and nobody's.
+    pub(super) fn remove(&self, parent: &Dir, lock: &KeyLock, dir: Option<&Dir>) -> Result<(), CacheError> {
+        let Some(dir) = dir else { return parent.remove_stray(&lock.name) };
         match self.retire(parent, lock)? {
             Some(name) => self.reap(&name, dir),
             None => Ok(()),
@@ -121,10 +124,8 @@ impl Bucket {
 
     /// Removes what is in `staging` for the lock's key: whoever began to fill it is dead.
     pub(super) fn remove_dead(&self, lock: &KeyLock) -> Result<(), CacheError> {
-        match self.staging.dir(&lock.name)? {
-            Some(dir) => self.remove(&self.staging, lock, &dir),
-            None => Ok(()),
-        }
+        let dir = self.staging.dir(&lock.name)?;
+        self.remove(&self.staging, lock, dir.as_ref())
     }
 
     /// Deletes what `temporary` has by that name, which is `dir`, unless somebody uses it other than through `dir`.
@@ -132,9 +133,7 @@ impl Bucket {
         if !dir.try_lock()? || !self.temporary.holds(name, dir)? {
             return Ok(());
         }
-        for file in dir.names()? {
-            dir.remove_file(&file)?;
-        }
+        dir.clear()?;
         self.temporary.remove_dir(name)
     }
 
@@ -152,8 +151,9 @@ impl Bucket {
             }
         }
         for (name, _) in self.temporaries()? {
-            if let Some(dir) = self.temporary.dir(&name)? {
-                self.reap(&name, &dir)?;
+            match self.temporary.dir(&name)? {
+                Some(dir) => self.reap(&name, &dir)?,
+                None => self.temporary.remove_stray(&name)?,
             }
         }
         Ok(())
@@ -162,7 +162,13 @@ impl Bucket {
     /// Removes the lock files that nobody holds.
     pub(super) fn sweep_locks(self: &Arc<Bucket>) -> Result<(), CacheError> {
         for key in Bucket::keys(&self.locks)? {
-            drop(self.try_lock(key)?);
+            let name = key.to_string();
+            let Some(stat) = self.locks.stat_at(&name)? else { continue };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => drop(self.try_lock(key)?),
+                // It is no lock, and as long as it is there nobody gets one.
+                _ => self.locks.remove_all(&name)?,
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::CacheError;
@@ -69,13 +69,19 @@ impl Dir {
         Ok(there.is_some_and(|there| (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)))
     }
 
+    /// The attributes of `name`, if there is something else than a directory. Nothing of ours has the name of a key and is none.
+    pub(super) fn stray(&self, name: impl AsRef<OsStr>) -> Result<Option<Stat>, CacheError> {
+        let is_dir = |stat: &Stat| FileType::from_raw_mode(stat.st_mode).is_dir();
+        Ok(self.stat_at(name)?.filter(|stat| !is_dir(stat)))
+    }
+
     /// Opens the directory `name`, if there is one.
     pub(super) fn dir(&self, name: impl AsRef<OsStr>) -> Result<Option<Dir>, CacheError> {
         let name = name.as_ref();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.file, name, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(Dir { file: fd.into(), path: self.path.join(name) })),
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(e) => Err(self.error("open", name, e)),
         }
     }
@@ -97,15 +103,19 @@ impl Dir {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(self.error("make", name, e)),
         }
-        self.dir(name)?.ok_or_else(|| self.error("open", name, Errno::NOENT))
+        self.dir(name)?.ok_or_else(|| self.error("open", name, Errno::NOTDIR))
     }
 
-    /// Opens the file `name` for reading, if there is one.
+    /// Opens the regular file `name` for reading, if there is one.
     pub(super) fn file(&self, name: &str) -> Result<Option<File>, CacheError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A FIFO may have that name: do not wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.file, name, flags, Mode::empty()) {
-            Ok(fd) => Ok(Some(fd.into())),
-            Err(Errno::NOENT) => Ok(None),
+            Ok(fd) => {
+                let stat = rustix::fs::fstat(&fd).map_err(|e| self.error("read", name, e))?;
+                Ok(FileType::from_raw_mode(stat.st_mode).is_file().then(|| fd.into()))
+            }
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(None),
             Err(e) => Err(self.error("open", name, e)),
         }
     }
@@ -175,6 +185,29 @@ impl Dir {
         self.remove(name.as_ref(), AtFlags::REMOVEDIR)
     }
 
+    /// Removes `name`, unless it is a directory.
+    pub(super) fn remove_stray(&self, name: impl AsRef<OsStr>) -> Result<(), CacheError> {
+        match rustix::fs::unlinkat(&self.file, name.as_ref(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => Ok(()),
+            Err(e) => Err(self.error("remove", name, e)),
+        }
+    }
+
+    /// Removes `name`, whatever it is, with all that is in it.
+    pub(super) fn remove_all(&self, name: impl AsRef<OsStr>) -> Result<(), CacheError> {
+        let name = name.as_ref();
+        self.remove_stray(name)?;
+        match self.dir(name)? {
+            Some(dir) => dir.clear().and_then(|()| self.remove_dir(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes all that is in it.
+    pub(super) fn clear(&self) -> Result<(), CacheError> {
+        self.names()?.iter().try_for_each(|name| self.remove_all(name))
+    }
+
     fn remove(&self, name: &OsStr, flags: AtFlags) -> Result<(), CacheError> {
         match rustix::fs::unlinkat(&self.file, name, flags) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -199,13 +232,11 @@ impl Dir {
 
     /// The bytes that it and the files in it occupy.
     pub(super) fn size_on_disk(&self) -> Result<u64, CacheError> {
-        let blocks = |stat: Stat| u64::try_from(stat.st_blocks).unwrap_or(0);
-        let mut total = blocks(self.stat()?);
+        let mut total = size_on_disk(&self.stat()?);
         for name in self.names()? {
-            total += self.stat_at(&name)?.map_or(0, blocks);
+            total += self.stat_at(&name)?.as_ref().map_or(0, size_on_disk);
         }
-        // stat(2): st_blocks counts units of 512 bytes, whatever the filesystem's block is.
-        Ok(total * 512)
+        Ok(total)
     }
 
     /// Takes the directory's lock together with others; waits for one who has it alone.
@@ -228,6 +259,12 @@ impl Drop for Dir {
     fn drop(&mut self) {
         unlock(&self.file);
     }
+}
+
+/// The bytes that something occupies by itself.
+pub(super) fn size_on_disk(stat: &Stat) -> u64 {
+    // stat(2): st_blocks counts units of 512 bytes, whatever the filesystem's block is.
+    u64::try_from(stat.st_blocks).unwrap_or(0) * 512
 }
 
 /// Lets go of a file's flock(2), if it has one.

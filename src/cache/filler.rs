@@ -192,7 +192,7 @@ impl Drop for Filler {
             Stage::InPlace => &self.bucket.entries,
             Stage::Published => return,
         };
-        if let Err(e) = self.bucket.remove(parent, &self.lock, &self.dir) {
+        if let Err(e) = self.bucket.remove(parent, &self.lock, Some(&self.dir)) {
             tracing::warn!("{e}; the next run removes it");
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::Stat;
 
 use super::bucket::{self, Bucket};
-use super::dir::Dir;
+use super::dir::{Dir, size_on_disk};
 use super::meta::{self, COMPLETE, Fault};
 use super::needs::{self, Needs};
 use super::{Cache, CacheError, Damage, Entry, FORMAT_VERSION, Key, Meta};
@@ -119,7 +119,18 @@ impl Cache {
     }
 
     fn inspect(&self, parent: &Dir, name: &str, key: Key) -> Result<Option<EntryInfo>, CacheError> {
-        let Some(dir) = parent.dir(name)? else { return Ok(None) };
+        let needed_by = Vec::new();
+        let Some(dir) = parent.dir(name)? else {
+            return Ok(parent.stray(name)?.map(|stray| EntryInfo {
+                key,
+                state: State::Damaged(Damage::NotADirectory),
+                meta: None,
+                size_on_disk: size_on_disk(&stray),
+                last_used: modified(&stray),
+                in_use: false,
+                needed_by,
+            }));
+        };
         // Taken alone for as long as it takes to look: that nobody has it is not to be learnt in another way.
         let in_use = !dir.try_lock()?;
         let (meta, state) = match meta::read(&self.bucket, &dir, key) {
@@ -131,7 +142,6 @@ impl Cache {
         let (size_on_disk, last_used) = (dir.size_on_disk()?, last_used(&dir)?);
         // What was removed meanwhile looked damaged.
         let there = parent.holds(name, &dir)?;
-        let needed_by = Vec::new();
         Ok(there.then_some(EntryInfo { key, state, meta, size_on_disk, last_used, in_use, needed_by }))
     }
 
@@ -151,8 +161,8 @@ impl Cache {
     /// What is in use stays, and so does a layer that an entry which stays needs. Damaged entries and those of
     /// earlier format versions go in any case.
     pub fn prune(&self, max_size: u64) -> Result<Pruned, CacheError> {
-        self.bucket.sweep()?;
         self.bucket.sweep_locks()?;
+        self.bucket.sweep()?;
         self.remove_old_buckets()?;
 
         let mut infos: HashMap<Key, EntryInfo> = HashMap::new();
@@ -206,7 +216,7 @@ impl Cache {
                     Ok(()) => {}
                     Err(Fault::Error(error)) => return Err(error),
                     Err(Fault::Damage(found)) => {
-                        self.remove_damaged(key, found.clone(), entry.dir())?;
+                        self.remove_damaged(key, found.clone(), Some(entry.dir()))?;
                         damage = Some(found);
                     }
                 }
@@ -226,12 +236,10 @@ impl Cache {
                 continue;
             }
             let Some(dir) = self.root.dir(&name)? else { continue };
-            let bucket = Bucket::open(&dir)?;
-            bucket.sweep()?;
-            for key in Bucket::keys(&bucket.entries)? {
-                evict(&bucket, key, || Ok(0))?;
+            if let Err(e) = clear_bucket(&dir) {
+                tracing::warn!("something of an earlier version stays in the cache: {e}");
+                continue;
             }
-            bucket.sweep_locks()?;
             // What is in use keeps its directory, and that the bucket.
             let removed = bucket::PARTS.iter().try_for_each(|part| dir.remove_dir(part));
             if let Err(e) = removed.and_then(|()| self.root.remove_dir(&name)) {
@@ -242,6 +250,17 @@ impl Cache {
     }
 }
 
+/// Removes all that nobody uses of an earlier version's bucket.
+fn clear_bucket(dir: &Dir) -> Result<(), CacheError> {
+    let bucket = Bucket::open(dir)?;
+    bucket.sweep_locks()?;
+    bucket.sweep()?;
+    for key in Bucket::keys(&bucket.entries)? {
+        evict(&bucket, key, || Ok(0))?;
+    }
+    Ok(())
+}
+
 /// Removes an entry that nobody uses, and that no other needs: `needed_by` counts those, once nobody else can come to need it.
 fn evict(
     bucket: &Arc<Bucket>,
@@ -249,7 +268,11 @@ fn evict(
     needed_by: impl FnOnce() -> Result<usize, CacheError>,
 ) -> Result<Removal, CacheError> {
     let Some(lock) = bucket.try_lock(key)? else { return Ok(Removal::InUse) };
-    let Some(dir) = bucket.entries.dir(key.to_string())? else { return Ok(Removal::Absent) };
+    let Some(dir) = bucket.entries.dir(key.to_string())? else {
+        let Some(stray) = bucket.entries.stray(key.to_string())? else { return Ok(Removal::Absent) };
+        bucket.remove(&bucket.entries, &lock, None)?;
+        return Ok(Removal::Removed { bytes: size_on_disk(&stray) });
+    };
     if !dir.try_lock()? {
         return Ok(Removal::InUse);
     }
@@ -258,7 +281,7 @@ fn evict(
         return Ok(Removal::Needed { by });
     }
     let bytes = dir.size_on_disk()?;
-    bucket.remove(&bucket.entries, &lock, &dir)?;
+    bucket.remove(&bucket.entries, &lock, Some(&dir))?;
     Ok(Removal::Removed { bytes })
 }
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
@@ -84,6 +84,9 @@ pub struct Meta {
 /// Why an entry cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
+    /// Something else than an entry has its name.
+    #[error("it is not a directory")]
+    NotADirectory,
     /// Its `.complete` is missing, or not what it should be.
     #[error("it was not finished")]
     Incomplete,
@@ -166,8 +169,11 @@ pub(super) fn read(bucket: &Bucket, dir: &Dir, key: Key) -> Result<Meta, Fault> 
     for data in &meta.data {
         match data {
             DataRef::Own(part) => {
-                let stat = dir.stat_at(DATA)?.filter(|stat| u64::try_from(stat.st_size) == Ok(part.size));
-                stat.ok_or(Damage::DataSize(part.size))?;
+                let is_whole = |stat: &Stat| {
+                    FileType::from_raw_mode(stat.st_mode).is_file()
+                        && u64::try_from(stat.st_size) == Ok(part.size)
+                };
+                dir.stat_at(DATA)?.filter(is_whole).ok_or(Damage::DataSize(part.size))?;
             }
             DataRef::Borrowed { path, identity } => {
                 open_borrowed(path, identity)?;

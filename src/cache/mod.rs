@@ -182,7 +182,7 @@ impl Cache {
     ///
     /// Other processes that use it go on, and nobody gets it any more.
     pub fn discard(&self, entry: Entry, reason: impl Display) -> Result<(), CacheError> {
-        self.remove_damaged(entry.key(), Damage::Reported(reason.to_string()), entry.dir())
+        self.remove_damaged(entry.key(), Damage::Reported(reason.to_string()), Some(entry.dir()))
     }
 
     /// The key of the one entry whose key begins with `prefix`, at least four hexadecimal digits.
@@ -200,29 +200,39 @@ impl Cache {
         }
     }
 
-    /// The entry of this key; a damaged one is shown to `damaged`, with its directory, and is none.
+    /// The entry of this key; a damaged one is shown to `damaged`, with its directory if it is one, and is none.
     fn read(
         &self,
         key: Key,
-        damaged: impl FnOnce(Damage, &Dir) -> Result<(), CacheError>,
+        damaged: impl FnOnce(Damage, Option<&Dir>) -> Result<(), CacheError>,
     ) -> Result<Option<Entry>, CacheError> {
-        let Some(dir) = self.bucket.open_shared(&self.bucket.entries, key)? else { return Ok(None) };
+        let entries = &self.bucket.entries;
+        let Some(dir) = self.bucket.open_shared(entries, key)? else {
+            if entries.stray(key.to_string())?.is_some() {
+                damaged(Damage::NotADirectory, None)?;
+            }
+            return Ok(None);
+        };
         match Entry::read(&self.bucket, key, &dir) {
             Ok((meta, index, layers)) => {
                 Ok(Some(Entry::new(&self.bucket, key, Arc::new(dir), meta, index, layers)))
             }
-            Err(Fault::Damage(damage)) => damaged(damage, &dir).map(|()| None),
+            Err(Fault::Damage(damage)) => damaged(damage, Some(&dir)).map(|()| None),
             Err(Fault::Error(error)) => Err(error),
         }
     }
 
     /// Removes a damaged entry, if `dir` is still it.
-    fn remove_damaged(&self, key: Key, damage: Damage, dir: &Dir) -> Result<(), CacheError> {
+    fn remove_damaged(&self, key: Key, damage: Damage, dir: Option<&Dir>) -> Result<(), CacheError> {
         let entries = &self.bucket.entries;
         // Without the key lock it is not this process's business: somebody is publishing it, or removing it.
-        if let Some(lock) = self.bucket.try_lock(key)?
-            && entries.holds(key.to_string(), dir)?
-        {
+        let Some(lock) = self.bucket.try_lock(key)? else { return Ok(()) };
+        let name = key.to_string();
+        let is_there = match dir {
+            Some(dir) => entries.holds(&name, dir)?,
+            None => entries.stray(&name)?.is_some(),
+        };
+        if is_there {
             warn_damaged(key, &damage);
             self.bucket.remove(entries, &lock, dir)?;
         }

@@ -4,6 +4,7 @@ mod entries;
 mod faults;
 mod processes;
 mod security;
+mod strays;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
