@@ -53,6 +53,19 @@ impl Dir {
         rustix::fs::fstat(&self.file).map_err(|e| self.error("read", "", e))
     }
 
+    /// Fails unless it is this user's, and nobody else's to write to.
+    pub(super) fn check_private(&self) -> Result<(), CacheError> {
+        let stat = self.stat()?;
+        let (dir, user) = (self.path.clone(), user());
+        if stat.st_uid != user {
+            return Err(CacheError::ForeignOwner { dir, owner: stat.st_uid, user });
+        }
+        if !is_private(&stat) {
+            return Err(CacheError::Exposed { dir, mode: stat.st_mode & 0o7777 });
+        }
+        Ok(())
+    }
+
     /// The attributes of `name`, if there is one.
     pub(super) fn stat_at(&self, name: impl AsRef<OsStr>) -> Result<Option<Stat>, CacheError> {
         let name = name.as_ref();
@@ -93,17 +106,19 @@ impl Dir {
         self.dir(name)?.ok_or_else(|| self.error("open", name, Errno::NOENT))
     }
 
-    /// Opens the directory `name`, and makes it first if need be.
+    /// Opens the directory `name`, and makes it first if need be. Like the cache directory itself, it must be nobody
+    /// else's to write to.
     pub(super) fn dir_or_make(&self, name: impl AsRef<OsStr>) -> Result<Dir, CacheError> {
         let name = name.as_ref();
-        if let Some(dir) = self.dir(name)? {
-            return Ok(dir);
+        if self.stat_at(name)?.is_none() {
+            match rustix::fs::mkdirat(&self.file, name, PRIVATE_DIR) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(self.error("make", name, e)),
+            }
         }
-        match rustix::fs::mkdirat(&self.file, name, PRIVATE_DIR) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(self.error("make", name, e)),
-        }
-        self.dir(name)?.ok_or_else(|| self.error("open", name, Errno::NOTDIR))
+        let dir = self.dir(name)?.ok_or_else(|| self.error("open", name, Errno::NOTDIR))?;
+        dir.check_private()?;
+        Ok(dir)
     }
 
     /// Opens the regular file `name` for reading, if there is one.
@@ -259,6 +274,16 @@ impl Drop for Dir {
     fn drop(&mut self) {
         unlock(&self.file);
     }
+}
+
+/// Whether something is this user's, and nobody else's to write to.
+pub(super) fn is_private(stat: &Stat) -> bool {
+    stat.st_uid == user() && stat.st_mode & 0o022 == 0
+}
+
+/// As whom this process looks for files.
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// The bytes that something occupies by itself.

@@ -11,7 +11,7 @@ pub enum CacheError {
     /// Neither `$XDG_CACHE_HOME` nor a home directory is known.
     #[error("cannot tell where the cache belongs: there is no home directory")]
     NoHome,
-    /// The cache directory is somebody else's, who could put into it what this user would then be shown.
+    /// The cache directory, or one in it, is somebody else's, who could put into it what this user would then be shown.
     #[error("the cache directory {dir:?} belongs to uid {owner}, not to uid {user}")]
     ForeignOwner {
         /// The cache directory.
@@ -21,7 +21,7 @@ pub enum CacheError {
         /// Who asks.
         user: u32,
     },
-    /// The group or everybody may write to the cache directory.
+    /// The group or everybody may write to the cache directory, or to one in it.
     #[error("the cache directory {dir:?} can be written by others (mode {mode:04o})")]
     Exposed {
         /// The cache directory.
@@ -85,7 +85,7 @@ impl CacheError {
                 "under sudo, `sudo -H` uses root's own cache; or choose another with --cache-dir".to_owned()
             }
             CacheError::ForeignOwner { .. } => "choose a directory of your own with --cache-dir".to_owned(),
-            CacheError::Exposed { dir, .. } => format!("if all in it is yours: chmod 700 {dir:?}"),
+            CacheError::Exposed { dir, .. } => format!("if all in it is yours: chmod -R go-w {dir:?}"),
             CacheError::NotACache { .. } => "choose a directory that is empty or absent".to_owned(),
             CacheError::NoSpace { free, .. } => {
                 let free = match free {

@@ -9,7 +9,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
-use super::dir::Dir;
+use super::dir::{Dir, is_private};
 use super::{CacheError, Content, Key};
 use crate::index::FileIdentity;
 
@@ -87,6 +87,9 @@ pub enum Damage {
     /// Something else than an entry has its name.
     #[error("it is not a directory")]
     NotADirectory,
+    /// It belongs to someone else, or others could write to it.
+    #[error("others could have written to it")]
+    Exposed,
     /// Its `.complete` is missing, or not what it should be.
     #[error("it was not finished")]
     Incomplete,
@@ -153,6 +156,7 @@ fn seal_text(meta: Part) -> String {
 
 /// Reads an entry's metadata, and checks what can be checked without reading its files.
 pub(super) fn read(bucket: &Bucket, dir: &Dir, key: Key) -> Result<Meta, Fault> {
+    check_private(dir)?;
     let seal = dir.read(COMPLETE, 128)?.ok_or(Damage::Incomplete)?;
     let json = dir.read(META, META_LIMIT + 1)?.ok_or(Damage::Metadata)?;
     let part = Part { size: json.len() as u64, crc32: crc32fast::hash(&json) };
@@ -185,6 +189,15 @@ pub(super) fn read(bucket: &Bucket, dir: &Dir, key: Key) -> Result<Meta, Fault> 
         }
     }
     Ok(meta)
+}
+
+/// Whether nobody else could have changed an entry: neither its directory nor its files.
+fn check_private(dir: &Dir) -> Result<(), Fault> {
+    let mut stats = vec![dir.stat()?];
+    for name in [INDEX, DATA, META, COMPLETE] {
+        stats.extend(dir.stat_at(name)?);
+    }
+    if stats.iter().all(is_private) { Ok(()) } else { Err(Damage::Exposed.into()) }
 }
 
 /// Opens an archive of the user's, if it is still what was indexed.

@@ -49,14 +49,7 @@ pub(super) fn open(path: &Path) -> Result<Dir, CacheError> {
         }
         opened => opened.map_err(failed("open"))?,
     };
-    let stat = root.stat()?;
-    let user = rustix::process::geteuid().as_raw();
-    if stat.st_uid != user {
-        return Err(CacheError::ForeignOwner { dir: path.to_owned(), owner: stat.st_uid, user });
-    }
-    if stat.st_mode & 0o022 != 0 {
-        return Err(CacheError::Exposed { dir: path.to_owned(), mode: stat.st_mode & 0o7777 });
-    }
+    root.check_private()?;
     tag(&root)?;
     Ok(root)
 }

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
+use imagefs::cache::Damage;
+
 use super::processes::Child;
 use super::*;
 
@@ -73,8 +75,44 @@ fn a_directory_that_others_can_write_is_refused() {
             message,
             format!("the cache directory {:?} can be written by others (mode {mode:04o})", place.root())
         );
-        assert_eq!(hint, format!("if all in it is yours: chmod 700 {:?}", place.root()));
+        assert_eq!(hint, format!("if all in it is yours: chmod -R go-w {:?}", place.root()));
         assert_eq!(names(&place.root()), [""; 0]);
+    }
+}
+
+#[test]
+fn a_directory_in_it_that_others_can_write_is_refused() {
+    for part in ["", "entries", "staging", "temporary", "locks"] {
+        let place = Place::new();
+        put(&place.cache(), "a");
+        chmod(&place.root(), 0o755);
+        let part = place.root().join(Path::new("v1").join(part).components().as_path());
+        chmod(&part, 0o777);
+        let (message, hint) = refused(&place);
+        assert_eq!(message, format!("the cache directory {part:?} can be written by others (mode 0777)"));
+        assert_eq!(hint, format!("if all in it is yours: chmod -R go-w {part:?}"));
+        chmod(&part, 0o700);
+        chown(&part, Some(NOBODY), None).unwrap();
+        let (message, _) = refused(&place);
+        assert_eq!(message, format!("the cache directory {part:?} belongs to uid 65534, not to uid 0"));
+    }
+}
+
+#[test]
+fn an_entry_that_others_can_write_is_damage() {
+    for file in ["", "index", "data", "meta.json", ".complete"] {
+        let place = Place::new();
+        let cache = place.cache();
+        let key = put(&cache, "a");
+        let file = place.entry(key).join(file);
+        for spoil in
+            [|file: &Path| chmod(file, 0o720), |file: &Path| chown(file, Some(NOBODY), None).unwrap()]
+        {
+            spoil(&file);
+            assert_eq!(cache.verify(&[key]).unwrap()[0].damage, Some(Damage::Exposed), "{file:?}");
+            assert!(cache.lookup(key).unwrap().is_none());
+            put(&cache, "a");
+        }
     }
 }
 
