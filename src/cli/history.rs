@@ -9,9 +9,9 @@ use super::{Context, SourceArgs, size};
 
 /// Show the layers of an image, and what each of them does
 ///
-/// One line a layer, the lowest first: its number and diff id, the bytes it is stored in, the entries of its tar, how many
-/// paths it adds to the layers below, changes and removes, and the command that made it. An image of the daemon's
-/// is got layer by layer for this, as `mount -o exact` does; the bytes are then those of the layer's tar.
+/// One line a layer, the lowest first: its number and diff id, the bytes it is stored in, how many paths its tar has
+/// entries for, how many it adds to the layers below, changes and removes, and the command that made it. An image of the
+/// daemon's is got layer by layer for this, as `mount -o exact` does; the bytes are then those of the layer's tar.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
     /// An image, as `imagefs mount` takes it

@@ -207,6 +207,15 @@ impl<B: AsRef<[u8]>> Index<B> {
         }
     }
 
+    /// How many paths the archive has entries for, the root's included: all but the [implicit](Index::is_implicit)
+    /// directories.
+    pub fn described(&self) -> u64 {
+        let inodes = self.inodes.len() / size_of::<InodeRecord>();
+        let inodes = (1..=u32::MAX).map(Ino).take(inodes.saturating_sub(1));
+        let implicit = inodes.filter(|&ino| self.is_implicit(ino).unwrap_or(false)).count() as u64;
+        self.summary.entries.saturating_add(1).saturating_sub(implicit)
+    }
+
     /// The hard links that lead out of a layer: the empty file that stands for each, and the path of the file in the
     /// layers below.
     pub fn links_out(&self) -> impl Iterator<Item = Result<(Ino, &[u8]), TreeError>> {

@@ -12,7 +12,7 @@ pub struct LayerHistory {
     /// Which one.
     #[serde(flatten)]
     pub details: LayerDetails,
-    /// Names that its tar has, whiteouts included.
+    /// Paths that its tar has entries for, whiteouts included.
     pub entries: u64,
     /// Bytes of its files, holes not counted.
     pub bytes: u64,
@@ -42,9 +42,8 @@ impl Source {
         let mut history = Vec::new();
         for (details, entry) in self.layer_entries()? {
             let index = entry.index();
-            let summary = index.summary();
             let changes = merge.add_counted(index).map_err(|e| SourceError::content(&self.spelled, e))?;
-            let (entries, bytes) = (summary.entries, summary.bytes);
+            let (entries, bytes) = (index.described(), index.summary().bytes);
             history.push(LayerHistory { details: details.clone(), entries, bytes, changes });
         }
         Ok(history)

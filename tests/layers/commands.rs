@@ -39,8 +39,8 @@ fn history_tells_what_each_layer_does() {
     insta::with_settings!({filters => vec![(r"\d\d\d B", "nnn B")]}, {
         assert_snapshot!(run(&sandbox, &["history", "oci:l:a"]), @r"
         LAYER  DIFF ID       SIZE   ENTRIES  ADDED  CHANGED  REMOVED  CREATED BY
-        0      c7cb4a8cf0a4  nnn B  5        5      0        0        step 0
-        1      d6f0de7b8568  nnn B  5        2      1        0        step 1
+        0      c7cb4a8cf0a4  nnn B  6        5      0        0        step 0
+        1      d6f0de7b8568  nnn B  3        2      1        0        step 1
         2      9611fdc72b29  nnn B  2        0      1        1        step 2
         status 0
         ");
