@@ -1,9 +1,11 @@
 //! How far a long task has come, told by the task and read by whoever shows it; and the wish that it stop.
 //!
-//! The task and its watcher share a [`Progress`] by reference. Nothing here prints, blocks or allocates, so the
-//! library reports without knowing of terminals. Must not import anything of the crate.
+//! The task and its watcher share a [`Progress`] by reference. Nothing here prints or blocks, so the library reports without
+//! knowing of terminals. Must not import anything of the crate.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// What a long task is about just now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,13 @@ pub struct Progress {
     /// 0 stands for unknown.
     total: AtomicU64,
     cancelled: AtomicBool,
+    wakers: Mutex<Vec<Weak<Waker>>>,
 }
+
+type Waker = dyn Fn() + Send + Sync;
+
+/// What [`Progress::on_cancel`] was asked for. Dropped, it is no longer done.
+pub struct OnCancel(Arc<Waker>);
 
 impl Progress {
     /// A task that has not begun.
@@ -102,11 +110,39 @@ impl Progress {
     /// Asks the task to give up soon and clean up after itself.
     pub fn cancel(&self) {
         self.cancelled.store(true, Relaxed);
+        let wakers = self.wakers().clone();
+        wakers.iter().filter_map(Weak::upgrade).for_each(|wake| wake());
+    }
+
+    /// Calls `wake` when the task is cancelled, at once if it was already: for what waits and cannot
+    /// [check](Progress::check). It must not block, and may be called twice.
+    #[must_use]
+    pub fn on_cancel(&self, wake: impl Fn() + Send + Sync + 'static) -> OnCancel {
+        let wake: Arc<Waker> = Arc::new(wake);
+        let mut wakers = self.wakers();
+        wakers.retain(|waker| waker.strong_count() > 0);
+        wakers.push(Arc::downgrade(&wake));
+        drop(wakers);
+        // Looked at after it was put on the list, so that one of the two sees the other.
+        if self.check().is_err() {
+            wake();
+        }
+        OnCancel(wake)
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Vec<Weak<Waker>>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a task calls now and then, at least once for each chunk of the stream.
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.cancelled.load(Relaxed) { Err(Cancelled) } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for OnCancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnCancel").field(&Arc::as_ptr(&self.0)).finish()
     }
 }
 
@@ -130,6 +166,23 @@ mod tests {
         assert_eq!(progress.check(), Ok(()));
         progress.cancel();
         assert_eq!(progress.check(), Err(Cancelled));
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_the_cancellation_and_whoever_comes_later_at_once() {
+        let progress = Progress::new();
+        let woken = Arc::new(AtomicU64::new(0));
+        let wake = |amount: u64| {
+            let woken = Arc::clone(&woken);
+            move || _ = woken.fetch_add(amount, Relaxed)
+        };
+        let _first = progress.on_cancel(wake(1));
+        drop(progress.on_cancel(wake(10)));
+        assert_eq!(woken.load(Relaxed), 0);
+        progress.cancel();
+        assert_eq!(woken.load(Relaxed), 1);
+        let _late = progress.on_cancel(wake(100));
+        assert_eq!(woken.load(Relaxed), 101);
     }
 
     #[test]

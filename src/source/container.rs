@@ -16,7 +16,7 @@ use crate::docker::{
 };
 use crate::index::Order;
 use crate::index::scan::EndMark;
-use crate::progress::{Phase, Progress};
+use crate::progress::Phase;
 
 /// The longest name of a mount, in bytes. Linux allows 255, and a number may have to go behind it.
 const MAX_NAME: usize = 240;
@@ -261,17 +261,11 @@ fn read(
     mut stream: impl FnMut() -> Result<Option<ByteStream>, DockerError>,
 ) -> Result<Entry, SourceError> {
     let Bytes::Own(writer) = bytes else { return Err(SourceError::NoStream) };
-    let progress: Arc<Progress> = Arc::clone(&job.progress);
-    let current = Current::default();
-    std::thread::scope(|scope| {
-        scope.spawn(|| current.watch(&progress));
-        let result = job.run(writer, EndMark::Required, &fill::PAUSES, || {
-            let stream = stream()?.ok_or(SourceError::NoStream)?;
-            current.add(&stream);
-            Ok(stream)
-        });
-        current.end();
-        result
+    let current = Current::of(&job.progress);
+    job.run(writer, EndMark::Required, &fill::PAUSES, || {
+        let stream = stream()?.ok_or(SourceError::NoStream)?;
+        current.add(&stream);
+        Ok(stream)
     })
 }
 

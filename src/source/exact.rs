@@ -55,15 +55,9 @@ fn save(source: &OsStr, daemon: &Daemon, image: &Image, context: &Context<'_>) -
         ..OpenOptions::new(context.cache.dir())
     };
     let stream = daemon.save(&image.id)?;
-    let current = Current::default();
+    let current = Current::of(progress);
     current.add(&stream);
-    let saved = std::thread::scope(|scope| {
-        scope.spawn(|| current.watch(progress));
-        let stream = Watched::new(stream, progress);
-        let saved = oci::open_stream(stream, Path::new(source), &options);
-        current.end();
-        saved
-    });
+    let saved = oci::open_stream(Watched::new(stream, progress), Path::new(source), &options);
     let mut saved = saved.map_err(|error| match error {
         OciError::Io { source: error, .. } if error.get_ref().is_some() => SourceError::stream(source, error),
         error => error.into(),

@@ -1,7 +1,6 @@
 //! Images that a daemon has.
 
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::docker::{ByteStream, Daemon, DockerError, Engine, HangUp, Image, Imag
 use crate::image::{Digest, Platform};
 use crate::index::scan::EndMark;
 use crate::index::{Order, Wish};
-use crate::progress::{Phase, Progress};
+use crate::progress::{OnCancel, Phase, Progress};
 
 /// The mark that Docker puts into the root of every container. Images do not have it.
 const ADDED_BY_THE_DAEMON: &[&[u8]] = &[b".dockerenv"];
@@ -102,13 +101,12 @@ fn fetch(
     job.ready();
     let (grower, progress) = (job.grower.clone(), Arc::clone(&job.progress));
     let wished = Mutex::new(wished);
-    let current = Current::default();
+    let current = Current::of(&progress);
     let ahead = Ahead::new(daemon, &container, ADDED_BY_THE_DAEMON, &grower, &progress, &current);
     let result = std::thread::scope(|scope| {
         for _ in 0..AHEAD {
             scope.spawn(|| ahead.serve(&wished));
         }
-        scope.spawn(|| current.watch(&progress));
         // Beside the rest: nobody waits for it.
         scope.spawn(|| sweep(daemon));
         let result = job.run(writer, EndMark::Required, &fill::PAUSES, || {
@@ -176,48 +174,51 @@ fn details(image: &Image) -> Details {
     }
 }
 
-/// The streams that are being read, so that they can be ended when nobody wants them any more.
-#[derive(Default)]
+/// The streams that a task is reading. They end when it is cancelled, or when nobody wants them any more.
 pub(super) struct Current {
-    streams: Mutex<Vec<HangUp>>,
-    ended: AtomicBool,
+    streams: Arc<Mutex<Streams>>,
+    _on_cancel: OnCancel,
+}
+
+#[derive(Default)]
+struct Streams {
+    open: Vec<HangUp>,
+    ended: bool,
 }
 
 impl Current {
+    /// None so far.
+    pub fn of(progress: &Progress) -> Current {
+        let streams: Arc<Mutex<Streams>> = Arc::default();
+        let cancelled = Arc::clone(&streams);
+        Current { streams, _on_cancel: progress.on_cancel(move || lock(&cancelled).end()) }
+    }
+
     /// A stream that is about to be read.
     pub fn add(&self, stream: &ByteStream) {
-        let mut streams = self.streams();
-        streams.retain(|stream| !stream.is_gone());
-        streams.push(stream.hang_up_handle());
-        // Looked at while the list is locked, so that a stream that comes at the end is not overlooked.
-        if self.ended.load(Ordering::Acquire) {
-            streams.iter().for_each(HangUp::hang_up);
+        let mut streams = lock(&self.streams);
+        streams.open.retain(|stream| !stream.is_gone());
+        streams.open.push(stream.hang_up_handle());
+        if streams.ended {
+            streams.end();
         }
     }
 
     /// Ends all of them, and those that are still to come.
     pub fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-        self.hang_up();
+        lock(&self.streams).end();
     }
+}
 
-    /// Looks now and then whether the task was cancelled, until it has ended.
-    pub fn watch(&self, progress: &Progress) {
-        while !self.ended.load(Ordering::Acquire) {
-            if progress.check().is_err() {
-                self.hang_up();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+impl Streams {
+    fn end(&mut self) {
+        self.ended = true;
+        self.open.iter().for_each(HangUp::hang_up);
     }
+}
 
-    fn hang_up(&self) {
-        self.streams().iter().for_each(HangUp::hang_up);
-    }
-
-    fn streams(&self) -> MutexGuard<'_, Vec<HangUp>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(streams: &Mutex<Streams>) -> MutexGuard<'_, Streams> {
+    streams.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SourceError {
