@@ -4,9 +4,14 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+use imagefs::cache::Cache;
+use imagefs::gateway::{Gateway, GatewayError};
+use imagefs::progress::Progress;
+use imagefs::source::Context;
 use serde_json::{Value, json};
 
 use crate::support::proxy::{Fault, Proxy};
@@ -489,6 +494,37 @@ fn a_single_file_of_a_volume_is_asked_for_alone() {
     assert_eq!(whole(), 2, "{:?}", proxy.lines());
     let out = run(&["cat"], "out/etc/passwd");
     assert!(out.code == Some(3) && out.stderr.contains("hint: ask mount"), "{out:?}");
+}
+
+#[test]
+fn a_single_file_that_is_asked_for_alone_can_be_given_up() {
+    let (sandbox, daemon) = (Sandbox::new(), Daemon::docker());
+    let container = Container::create(&daemon, &["--volume", "VOLUME-1:/data"], &["/none"]);
+    container.fill(&sandbox, "/data", "head -c 4M /dev/urandom >big");
+    let cache = Cache::open(Some(sandbox.path("cache"))).unwrap();
+    // Before the first byte, and amid the file.
+    for silent_after in [0, 1 << 20] {
+        let proxy = Proxy::spoiling("/archive", daemon.host(), vec![Fault::StallAfter(silent_after)]);
+        let (host, progress) = (proxy.address(), Arc::new(Progress::new()));
+        let context = Context { host: Some(&host), ..Context::new(&cache, &progress) };
+        let gateway = Gateway::open(container.source(), &context).unwrap();
+        let error = thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_until(|| proxy.lines().iter().any(|l| l.starts_with("GET") && l.contains("/archive")));
+                progress.cancel();
+            });
+            gateway.read_file(1, "/big", ..).unwrap_err()
+        });
+        assert!(matches!(error, GatewayError::Cancelled(_)), "{error:?}");
+    }
+    // While it comes.
+    let progress = Arc::new(Progress::new());
+    let context = Context { host: Some(daemon.host()), ..Context::new(&cache, &progress) };
+    let gateway = Gateway::open(container.source(), &context).unwrap();
+    let mut file = gateway.open_file(1, "/big").unwrap();
+    assert!(matches!(file.read(&mut [0; 512]), Ok(1..)));
+    progress.cancel();
+    assert!(matches!(file.read(&mut [0; 512]), Err(GatewayError::Cancelled(_))));
 }
 
 fn a_single_file_of_an_image_is_asked_for_alone(daemon: Daemon) {

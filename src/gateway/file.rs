@@ -19,7 +19,7 @@ pub struct FileReader<'a> {
 enum Bytes<'a> {
     Mount(Question<'a>, Ino),
     /// Of a file that was fetched alone.
-    Stream(Vec<u8>, Box<Fetched>),
+    Stream(Question<'a>, Box<Fetched>),
 }
 
 impl<'a> FileReader<'a> {
@@ -27,8 +27,8 @@ impl<'a> FileReader<'a> {
         FileReader { bytes: Bytes::Mount(question, ino), size, position: 0 }
     }
 
-    pub(super) fn of_stream(path: &[u8], stream: Box<Fetched>, size: u64) -> FileReader<'a> {
-        FileReader { bytes: Bytes::Stream(path.to_vec(), stream), size, position: 0 }
+    pub(super) fn of_stream(question: Question<'a>, stream: Box<Fetched>, size: u64) -> FileReader<'a> {
+        FileReader { bytes: Bytes::Stream(question, stream), size, position: 0 }
     }
 
     /// The file's length in bytes, holes included.
@@ -46,8 +46,11 @@ impl<'a> FileReader<'a> {
                 let (ino, position) = (*ino, self.position);
                 question.ask(|filesystem| filesystem.read(ino, position, buf))?
             }
-            Bytes::Stream(path, stream) => {
-                stream.read(buf).map_err(|error| GatewayError::Stream { path: to_path(path), error })?
+            Bytes::Stream(question, stream) => {
+                let read = stream.read(buf);
+                // Looked at afterwards, for a stream of what was cancelled has been hung up.
+                question.progress.check()?;
+                read.map_err(|error| GatewayError::Stream { path: to_path(&question.path), error })?
             }
         };
         self.position += n as u64;

@@ -204,11 +204,10 @@ impl Gateway {
         let not_a_file = |path: &[u8]| GatewayError::NotAFile(to_path(path));
         match asked.alone(true)? {
             Some(Found::File(file)) => {
-                let path = &asked.question.path;
-                let stat = FileStat::of_entry(&to_path(path), file.entry.clone());
+                let stat = FileStat::of_entry(&to_path(&asked.question.path), file.entry.clone());
                 match stat.file_type {
-                    FileType::Regular => Ok(FileReader::of_stream(path, file, stat.size)),
-                    _ => Err(not_a_file(path)),
+                    FileType::Regular => Ok(FileReader::of_stream(asked.question, file, stat.size)),
+                    _ => Err(not_a_file(&asked.question.path)),
                 }
             }
             Some(Found::Nothing) => Err(GatewayError::NotFound(to_path(&asked.question.path))),
@@ -275,10 +274,10 @@ impl Asked<'_> {
 
     /// What a daemon that is asked for this path alone says; `None` where the mount knows, or will.
     fn alone(&self, follow: bool) -> Result<Option<Found>, GatewayError> {
-        match self.mount.alone() {
-            Some(alone) => Ok(Some(alone.find(&self.names.join(&b'/'), follow)?)),
-            None => Ok(None),
-        }
+        let Some(alone) = self.mount.alone() else { return Ok(None) };
+        let found = alone.find(&self.names.join(&b'/'), follow);
+        self.question.progress.check()?;
+        Ok(Some(found?))
     }
 }
 

@@ -6,15 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::docker::{Container, Daemon, DockerError, Image, PathStat, Throwaway};
 use crate::index::scan::Entry;
+use crate::progress::Progress;
 
 use super::SourceError;
 use super::ahead::{self, absolute};
+use super::image::Current;
 
 /// Reads single files through a container that is made for the first of them and removed with this.
 pub(crate) struct Alone {
     daemon: Daemon,
     files: Files,
     container: Mutex<Option<Arc<Throwaway>>>,
+    progress: Arc<Progress>,
 }
 
 /// What the files are of.
@@ -35,16 +38,17 @@ pub(crate) enum Found {
     File(Box<Fetched>),
 }
 
-/// The header of a file, and its bytes as they come.
+/// The header of a file, and its bytes as they come. They end with an error when the task is cancelled.
 pub(crate) struct Fetched {
     pub entry: Entry,
     _container: Arc<Throwaway>,
+    _current: Current,
     content: ahead::Content,
 }
 
 impl Alone {
-    pub(super) fn new(daemon: Daemon, files: Files) -> Alone {
-        Alone { daemon, files, container: Mutex::default() }
+    pub(super) fn new(daemon: Daemon, files: Files, progress: &Arc<Progress>) -> Alone {
+        Alone { daemon, files, container: Mutex::default(), progress: Arc::clone(progress) }
     }
 
     /// Finds what stands at a path from the root, without a leading slash. Symlinks on the way are followed within
@@ -107,12 +111,14 @@ impl Alone {
     }
 
     fn bring(&self, container: Arc<Throwaway>, path: &[u8]) -> Result<Found, SourceError> {
-        Ok(match ahead::fetch(&container, path.strip_prefix(b"/").unwrap_or(path), |_| {})? {
+        let current = Current::of(&self.progress);
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        Ok(match ahead::fetch(&container, path, |stream| current.add(stream))? {
             ahead::Answer::Nothing => Found::Nothing,
             ahead::Answer::Unclear => Found::Unclear,
             ahead::Answer::File(file) => {
                 let (entry, content) = *file;
-                Found::File(Box::new(Fetched { entry, _container: container, content }))
+                Found::File(Box::new(Fetched { entry, _container: container, _current: current, content }))
             }
         })
     }

@@ -127,7 +127,7 @@ fn show(
             (super::Start::WhenAsked, Some(volume)) => {
                 let files =
                     Files::Volume(Arc::clone(&container), volume.to_owned(), mount.destination.clone());
-                Some(Alone::new(daemon.clone(), files))
+                Some(Alone::new(daemon.clone(), files, context.progress))
             }
             _ => None,
         };

@@ -70,7 +70,8 @@ pub(super) fn open(
         temporary: false,
     };
     let bytes = |filler: &crate::cache::Filler| Ok(Bytes::Own(filler.create_data()?));
-    let alone = Alone::new(daemon.clone(), Files::Image(Box::new(image.clone()), ADDED_BY_THE_DAEMON));
+    let files = Files::Image(Box::new(image.clone()), ADDED_BY_THE_DAEMON);
+    let alone = Alone::new(daemon.clone(), files, context.progress);
     let work = move |job: Job, bytes| fetch(job, bytes, &daemon, &image, wished);
     match start {
         Start::Now => Ok((fill::open(plan, context, bytes, work)?.known_as(details), None)),
