@@ -42,6 +42,7 @@ on_both_daemons!(
     a_body_that_is_cut_is_never_taken_for_a_whole_one,
     a_body_that_stalls_is_given_up,
     a_waiting_read_ends_when_told_to,
+    a_stream_that_nobody_reads_is_hung_up_all_the_same,
     dropping_a_stream_hangs_up,
     a_container_shows_its_mount_table,
     a_volume_is_read_through_a_throwaway,
@@ -404,6 +405,19 @@ fn a_waiting_read_ends_when_told_to(engine: Engine) {
     let error = export.fill_buf().unwrap_err();
     assert!(matches!(carried(&error), DockerError::HungUp { .. }), "{error:?}");
     teller.join().unwrap();
+}
+
+fn a_stream_that_nobody_reads_is_hung_up_all_the_same(engine: Engine) {
+    let image = image(engine);
+    let direct = daemon(engine).throwaway(&image).unwrap();
+    let proxy = Proxy::before(&socket(engine), Fault::None);
+    let daemon = daemon_at(&proxy.address());
+    let mut export = daemon.export(direct.id()).unwrap();
+    assert!(!export.fill_buf().unwrap().is_empty());
+    export.hang_up_handle().hang_up();
+    proxy.wait_until_all_hung_up();
+    let error = io::copy(&mut export, &mut io::sink()).unwrap_err();
+    assert!(matches!(carried(&error), DockerError::HungUp { .. }), "{error:?}");
 }
 
 fn dropping_a_stream_hangs_up(engine: Engine) {

@@ -5,7 +5,7 @@
 
 use std::io::{self, BufRead, Read};
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
@@ -34,35 +34,52 @@ pub(super) type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BollardError>> 
 pub struct ByteStream {
     client: Arc<Client>,
     doing: String,
-    state: State,
-    runtime: Runtime,
+    line: Arc<Line>,
     chunk: Bytes,
     /// How long the next chunk may take.
     patience: Duration,
-    hang_up: Arc<Notify>,
+}
+
+/// What a stream comes by.
+struct Line {
+    /// Held by whoever reads.
+    state: Mutex<State>,
+    hang_up: Notify,
 }
 
 enum State {
-    Flowing(Chunks),
+    Flowing(Chunks, Runtime),
     Ended,
     Broken,
 }
 
 /// Ends a [`ByteStream`] from another thread, also one that waits for its first byte.
 #[derive(Clone)]
-pub struct HangUp(Weak<Notify>);
+pub struct HangUp(Weak<Line>);
 
 impl HangUp {
-    /// Makes the stream's current read, or else its next one that has to wait, fail.
+    /// Closes the stream's connection, whether anybody reads just now or not. Its current read, or else its next one that has
+    /// to wait, fails.
     pub fn hang_up(&self) {
-        if let Some(stream) = self.0.upgrade() {
-            stream.notify_one();
+        if let Some(line) = self.0.upgrade() {
+            // Whoever waits in a read lets go of the state then.
+            line.hang_up.notify_one();
+            let mut state = line.state();
+            if let State::Flowing(..) = *state {
+                *state = State::Broken;
+            }
         }
     }
 
     /// Whether there is no stream any more.
     pub fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
+    }
+}
+
+impl Line {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,17 +94,18 @@ impl ByteStream {
         Ok(ByteStream {
             client: client.clone(),
             doing,
-            state: State::Flowing(chunks),
-            runtime: client::runtime()?,
+            line: Arc::new(Line {
+                state: Mutex::new(State::Flowing(chunks, client::runtime()?)),
+                hang_up: Notify::new(),
+            }),
             chunk: Bytes::new(),
             patience,
-            hang_up: Arc::new(Notify::new()),
         })
     }
 
     /// What ends this stream from another thread.
     pub fn hang_up_handle(&self) -> HangUp {
-        HangUp(Arc::downgrade(&self.hang_up))
+        HangUp(Arc::downgrade(&self.line))
     }
 
     /// Waits for bytes; none are left in the chunk only at the end of the body.
@@ -96,17 +114,17 @@ impl ByteStream {
     /// As the reads, not wrapped.
     pub(super) fn fill(&mut self) -> Result<(), DockerError> {
         while self.chunk.is_empty() {
-            let chunks = match &mut self.state {
-                State::Flowing(chunks) => chunks,
+            let mut state = self.line.state();
+            let (chunks, runtime) = match &mut *state {
+                State::Flowing(chunks, runtime) => (chunks, runtime),
                 State::Ended => return Ok(()),
                 State::Broken => return Err(DockerError::HungUp { doing: self.doing.clone() }),
             };
-            let hang_up = &self.hang_up;
             let patience = self.patience;
-            let next = self.runtime.block_on(async {
+            let next = runtime.block_on(async {
                 tokio::select! {
                     biased;
-                    () = hang_up.notified() => None,
+                    () = self.line.hang_up.notified() => None,
                     next = timeout(patience, chunks.next()) => Some(next),
                 }
             });
@@ -118,14 +136,14 @@ impl ByteStream {
                     continue;
                 }
                 Some(Ok(None)) => {
-                    self.state = State::Ended;
+                    *state = State::Ended;
                     return Ok(());
                 }
                 Some(Ok(Some(Err(error)))) => DockerError::new(&self.doing, &self.client.endpoint, error),
                 Some(Err(_)) => DockerError::Stalled { doing: doing(), after: patience },
                 None => DockerError::HungUp { doing: doing() },
             };
-            self.state = State::Broken;
+            *state = State::Broken;
             return Err(error);
         }
         Ok(())
