@@ -26,6 +26,7 @@ pub mod cli;
 pub mod docker;
 pub mod fuse;
 pub mod gateway;
+pub mod held;
 pub mod image;
 pub mod index;
 pub mod oci;

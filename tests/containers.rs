@@ -1,6 +1,7 @@
 //! Containers of a real Docker and a real Podman daemon: every mount is what the daemon itself copies out of it.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,6 +13,7 @@ use imagefs::cache::Cache;
 use imagefs::gateway::{Gateway, GatewayError};
 use imagefs::progress::Progress;
 use imagefs::source::Context;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::proxy::{Fault, Proxy};
@@ -34,6 +36,7 @@ on_both_daemons!(
     a_mount_that_cannot_be_read_is_empty_and_says_why,
     a_bare_name_is_a_container_where_no_image_has_it,
     a_volume_is_read_without_a_mountpoint,
+    who_is_interrupted_while_nobody_reads_leaves_nothing,
     a_single_file_of_an_image_is_asked_for_alone,
 );
 
@@ -525,6 +528,30 @@ fn a_single_file_that_is_asked_for_alone_can_be_given_up() {
     assert!(matches!(file.read(&mut [0; 512]), Ok(1..)));
     progress.cancel();
     assert!(matches!(file.read(&mut [0; 512]), Err(GatewayError::Cancelled(_))));
+}
+
+fn who_is_interrupted_while_nobody_reads_leaves_nothing(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let container = Container::create(&daemon, &["--volume", "VOLUME-1:/data"], &["/none"]);
+    container.fill(&sandbox, "/data", "head -c 4M /dev/urandom >big; ln -s big link");
+    let in_cache = |part: &str| fs::read_dir(sandbox.path("cache/v1").join(part)).map_or(0, Iterator::count);
+    // A link makes it read all of the volume, which takes room in the cache; a file by itself does so on Podman.
+    for (path, all) in [("/link", true), ("/big", daemon.name == "podman")] {
+        let proxy = Proxy::before(daemon.host(), Fault::None);
+        let mut command = sandbox.imagefs(["cat", "--mount", "data", &container.source(), path]);
+        command.env("DOCKER_HOST", proxy.address()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        assert!(wait_until(|| !all || in_cache("temporary") == 1), "{path}");
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        // Its pipe is open and full to the end.
+        let unread = child.stdout.take();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{path}");
+        drop(unread);
+        let left: Vec<_> = proxy.containers().into_iter().filter(|name| daemon.has_container(name)).collect();
+        assert!(!proxy.containers().is_empty() && left.is_empty(), "{path}: {left:?}");
+        assert_eq!((in_cache("temporary"), in_cache("staging")), (0, 0), "{path}");
+    }
 }
 
 fn a_single_file_of_an_image_is_asked_for_alone(daemon: Daemon) {

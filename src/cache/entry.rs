@@ -11,11 +11,11 @@ use super::bucket::Bucket;
 use super::dir::Dir;
 use super::meta::{self, COMPLETE, DATA, Damage, DataRef, Fault, INDEX, Meta, Part};
 use super::{CacheError, Key};
+use crate::held::Held;
 use crate::index::{DataFile, Filesystem, Index, OpenError, Tree};
 
 /// A finished entry. As long as this is held, by any process, the entry is not evicted.
 pub struct Entry {
-    bucket: Arc<Bucket>,
     key: Key,
     /// Holds the use lock.
     dir: Arc<Dir>,
@@ -23,8 +23,8 @@ pub struct Entry {
     index: Arc<Index<Mmap>>,
     /// The entries whose data files this one uses, each held likewise.
     layers: Vec<Entry>,
-    /// Its name in `temporary`, if it is to go when this is dropped.
-    temporary: Option<String>,
+    /// Its directory, if that is to go when this is dropped.
+    _temporary: Option<Held>,
 }
 
 impl Entry {
@@ -52,29 +52,20 @@ impl Entry {
         match read {
             // One that needs others in turn is no layer, and could lead in a circle.
             Ok((meta, index)) if !meta.data.iter().any(|data| matches!(data, DataRef::Layer { .. })) => {
-                Ok(Entry::new(bucket, key, Arc::new(dir), meta, index, Vec::new()))
+                Ok(Entry::new(key, Arc::new(dir), meta, index, Vec::new()))
             }
             Ok(_) | Err(Fault::Damage(_)) => Err(gone().into()),
             Err(error) => Err(error),
         }
     }
 
-    pub(super) fn new(
-        bucket: &Arc<Bucket>,
-        key: Key,
-        dir: Arc<Dir>,
-        meta: Meta,
-        index: Index<Mmap>,
-        layers: Vec<Entry>,
-    ) -> Entry {
-        let (bucket, index) = (Arc::clone(bucket), Arc::new(index));
-        Entry { bucket, key, dir, meta, index, layers, temporary: None }
+    pub(super) fn new(key: Key, dir: Arc<Dir>, meta: Meta, index: Index<Mmap>, layers: Vec<Entry>) -> Entry {
+        Entry { key, dir, meta, index: Arc::new(index), layers, _temporary: None }
     }
 
-    /// Makes it go when it is dropped. `name` is what it is called in `temporary`.
-    pub(super) fn temporary(mut self, name: String) -> Entry {
-        self.temporary = Some(name);
-        self
+    /// Lets it go when it is dropped.
+    pub(super) fn temporary(self, held: Held) -> Entry {
+        Entry { _temporary: Some(held), ..self }
     }
 
     /// Its name in the cache.
@@ -196,15 +187,5 @@ fn checksum(mut file: &File) -> io::Result<Part> {
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry").field("key", &self.key).field("meta", &self.meta).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        if let Some(name) = &self.temporary
-            && let Err(e) = self.bucket.reap(name, &self.dir)
-        {
-            tracing::debug!("{e}");
-        }
     }
 }

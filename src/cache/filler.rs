@@ -12,12 +12,14 @@ use super::bucket::{Bucket, KeyLock};
 use super::dir::Dir;
 use super::meta::{self, About, COMPLETE, DATA, DataRef, INDEX, META, Meta, Part};
 use super::{CacheError, Content, Entry, Key};
+use crate::held::{Held, LetGo};
 use crate::index::{FileIdentity, Index};
 
 /// The name that a file without one has at first.
 const SCRATCH: &str = "scratch";
 
-/// An entry that is being made, by this process alone. Dropped before it is published, it leaves nothing.
+/// An entry that is being made, by this process alone. Dropped before it is published, it leaves nothing; neither does it when
+/// the process ends by [`held::exit`](crate::held::exit).
 #[derive(Debug)]
 pub struct Filler {
     bucket: Arc<Bucket>,
@@ -25,19 +27,9 @@ pub struct Filler {
     key: Key,
     /// Holds the use lock, from the making of the directory to the last use of the entry.
     dir: Arc<Dir>,
-    stage: Stage,
-    lock: KeyLock,
-}
-
-/// How far a filler has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Its directory is in `staging`.
-    Staged,
-    /// Its directory is in `entries`, and does not count yet.
-    InPlace,
-    /// Its directory is an entry's.
-    Published,
+    lock: Arc<KeyLock>,
+    /// The directory, until it is an entry's.
+    held: Held,
 }
 
 /// The data of one layer of a filesystem that is about to be published.
@@ -72,10 +64,14 @@ impl Filler {
     pub(super) fn new(bucket: &Arc<Bucket>, content: Content, lock: KeyLock) -> Result<Filler, CacheError> {
         let key = content.key();
         bucket.remove_dead(&lock)?;
-        let dir = Arc::new(bucket.staging.make_dir(key.to_string())?);
-        let filler = Filler { bucket: Arc::clone(bucket), content, key, dir, stage: Stage::Staged, lock };
-        filler.dir.lock_shared()?;
-        Ok(filler)
+        let lock = Arc::new(lock);
+        let made = Held::make(|let_go| {
+            let dir = Arc::new(bucket.staging.make_dir(key.to_string())?);
+            *let_go = removal(bucket, |bucket| &bucket.staging, &lock, &dir);
+            dir.lock_shared()?;
+            Ok(dir)
+        });
+        made.map(|(dir, held)| Filler { bucket: Arc::clone(bucket), content, key, dir, lock, held })
     }
 
     /// The name that the entry will have.
@@ -115,7 +111,7 @@ impl Filler {
     /// Makes it an entry that lasts. Returns when it is on the disk.
     ///
     /// `data` has the data of each layer, in the order of [`LayerNo`](crate::index::LayerNo).
-    pub fn publish(mut self, about: About, data: Vec<Data>) -> Result<Entry, CacheError> {
+    pub fn publish(self, about: About, data: Vec<Data>) -> Result<Entry, CacheError> {
         let Finished { index, meta, layers, files, seal } = self.finish(about, data)?;
         for (name, file) in files {
             self.sync(name, &file)?;
@@ -123,27 +119,39 @@ impl Filler {
         self.dir.sync()?;
         let Bucket { staging, entries, .. } = &*self.bucket;
         let name = self.key.to_string();
-        staging.rename(&name, entries, &name).map_err(|e| self.dir.error("publish", "", e))?;
-        self.stage = Stage::InPlace;
+        self.held.change(|let_go| {
+            staging.rename(&name, entries, &name).map_err(|e| self.dir.error("publish", "", e))?;
+            *let_go = removal(&self.bucket, |bucket| &bucket.entries, &self.lock, &self.dir);
+            Ok::<_, CacheError>(())
+        })?;
         entries.sync()?;
         self.sync(COMPLETE, &meta::seal(&self.dir, seal)?)?;
         self.dir.sync()?;
-        self.stage = Stage::Published;
-        Ok(Entry::new(&self.bucket, self.key, Arc::clone(&self.dir), meta, index, layers))
+        self.held.change(|let_go| *let_go = None);
+        Ok(Entry::new(self.key, Arc::clone(&self.dir), meta, index, layers))
     }
 
-    /// Makes it an entry that nobody else finds, and that is removed when it is dropped.
+    /// Makes it an entry that nobody else finds, and that is removed when it is dropped, or by
+    /// [`held::exit`](crate::held::exit).
     ///
     /// If its owner is killed, the next process that opens the cache removes it.
-    pub fn publish_temporary(mut self, about: About, data: Vec<Data>) -> Result<Entry, CacheError> {
+    pub fn publish_temporary(self, about: About, data: Vec<Data>) -> Result<Entry, CacheError> {
         // Nothing is synced: it does not outlive this process, let alone the machine.
         let Finished { index, meta, layers, seal, .. } = self.finish(about, data)?;
         meta::seal(&self.dir, seal)?;
         let gone = || self.dir.error("publish", "", io::ErrorKind::NotFound);
-        let name = self.bucket.retire(&self.bucket.staging, &self.lock)?.ok_or_else(gone)?;
-        self.stage = Stage::Published;
+        self.held.change(|let_go| {
+            let name = self.bucket.retire(&self.bucket.staging, &self.lock)?.ok_or_else(gone)?;
+            let (bucket, dir) = (Arc::clone(&self.bucket), Arc::clone(&self.dir));
+            *let_go = Some(Box::new(move || {
+                if let Err(e) = bucket.reap(&name, &dir) {
+                    tracing::debug!("{e}");
+                }
+            }));
+            Ok::<_, CacheError>(())
+        })?;
         let dir = Arc::clone(&self.dir);
-        Ok(Entry::new(&self.bucket, self.key, dir, meta, index, layers).temporary(name))
+        Ok(Entry::new(self.key, dir, meta, index, layers).temporary(self.held))
     }
 
     /// Writes the metadata.
@@ -185,17 +193,14 @@ impl Filler {
     }
 }
 
-impl Drop for Filler {
-    fn drop(&mut self) {
-        let parent = match self.stage {
-            Stage::Staged => &self.bucket.staging,
-            Stage::InPlace => &self.bucket.entries,
-            Stage::Published => return,
-        };
-        if let Err(e) = self.bucket.remove(parent, &self.lock, Some(&self.dir)) {
+/// How `dir` is let go of while it is what a directory of the bucket has for the lock's key.
+fn removal(bucket: &Arc<Bucket>, parent: fn(&Bucket) -> &Dir, lock: &Arc<KeyLock>, dir: &Arc<Dir>) -> LetGo {
+    let (bucket, lock, dir) = (Arc::clone(bucket), Arc::clone(lock), Arc::clone(dir));
+    Some(Box::new(move || {
+        if let Err(e) = bucket.remove(parent(&bucket), &lock, Some(&dir)) {
             tracing::warn!("{e}; the next run removes it");
         }
-    }
+    }))
 }
 
 /// Writes a data file, and computes its checksum on the way.

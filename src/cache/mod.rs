@@ -214,9 +214,7 @@ impl Cache {
             return Ok(None);
         };
         match Entry::read(&self.bucket, key, &dir) {
-            Ok((meta, index, layers)) => {
-                Ok(Some(Entry::new(&self.bucket, key, Arc::new(dir), meta, index, layers)))
-            }
+            Ok((meta, index, layers)) => Ok(Some(Entry::new(key, Arc::new(dir), meta, index, layers))),
             Err(Fault::Damage(damage)) => damaged(damage, Some(&dir)).map(|()| None),
             Err(Fault::Error(error)) => Err(error),
         }

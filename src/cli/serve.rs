@@ -3,10 +3,10 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::process::{self, ExitCode};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,8 +23,12 @@ use super::signals::PATIENCE;
 use super::steward::{self, Shown, Steward};
 use crate::cache::Cache;
 use crate::fuse::{self, End, SessionConfig, Stopper, View};
+use crate::held;
 use crate::owner::Owner;
 use crate::progress::{Phase, Progress};
+
+/// How long of [`PATIENCE`] is left to a server that has not ended by itself.
+const LAST: Duration = Duration::from_secs(1);
 
 /// What there is to mount, once the source has been opened.
 pub struct Prepared {
@@ -207,19 +211,20 @@ impl Ending {
         }
     }
 
-    /// Ends the process if it has not ended by itself when that is due, unless a session begins meanwhile.
+    /// Lets go of what the process holds and ends it, if it has not ended by itself when that is due, unless a session begins
+    /// meanwhile.
     fn limit(&self) {
         self.lock().stopper = None;
         let ending = self.clone();
         thread::spawn(move || {
-            thread::sleep(PATIENCE);
+            thread::sleep(PATIENCE - LAST);
             let mut state = ending.lock();
             if state.stopper.is_none() {
                 if let Some(remains) = state.remains.take() {
                     remains.remove();
                 }
                 let status = state.asked.map_or(0, |signal| Kind::Interrupted(signal).exit_status());
-                process::exit(status.into());
+                held::exit(status, LAST);
             }
         });
     }

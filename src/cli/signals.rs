@@ -8,11 +8,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals as Incoming;
 
 use super::error::{CommandError, Kind};
-use crate::progress::{Phase, Progress};
+use crate::held;
+use crate::progress::Progress;
 
-/// How long a command or a server may take to end once that is asked for. A container that it then leaves behind is removed by
-/// the next command that asks the daemon.
+/// How long a command or a server may take to end once that is asked for. What it then leaves behind is as if it had been
+/// killed: a container of its own is removed by the next command that needs one, a directory in the cache by the next
+/// that opens the cache.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long of it a command has to end by itself, and to say that it was interrupted.
+const BY_ITSELF: Duration = Duration::from_millis(500);
 
 /// The signal that has asked the command to end, if one has.
 pub struct Signals {
@@ -20,8 +25,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on a signal ends the command: at once where nothing is being read; else it cancels the reading, so that what
-    /// that made elsewhere is removed, and ends the process if that does not.
+    /// From now on a signal ends the command. It cancels the reading; and if that does not end the process soon, because whoever
+    /// has to write or wait is blocked in it, it lets go of what the process [holds](held) and ends it.
     pub fn watch(progress: &Arc<Progress>) -> Result<Signals, CommandError> {
         let mut incoming = Incoming::new([SIGHUP, SIGINT, SIGTERM])
             .map_err(|e| CommandError::new(Kind::Failed, "cannot handle signals").caused_by(e))?;
@@ -30,11 +35,9 @@ impl Signals {
         std::thread::spawn(move || {
             if let Some(signal) = incoming.forever().next() {
                 telling.store(signal, Ordering::Relaxed);
-                if progress.phase() != Phase::Done {
-                    progress.cancel();
-                    std::thread::sleep(PATIENCE);
-                }
-                std::process::exit(Kind::Interrupted(signal).exit_status().into());
+                progress.cancel();
+                std::thread::sleep(BY_ITSELF);
+                held::exit(Kind::Interrupted(signal).exit_status(), PATIENCE - BY_ITSELF);
             }
         });
         Ok(Signals { told })

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::client::encode;
 use super::{ByteStream, Container, ContainerId, Daemon, DockerError, Image, PathStat};
+use crate::held::Held;
 use crate::image::Digest;
 use crate::owner::Owner;
 
@@ -20,13 +21,15 @@ const NAME_PREFIX: &str = "imagefs-";
 /// The label that carries an [`Owner`].
 const LABEL: &str = "imagefs.owner";
 
-/// A container that was never started, removed with its anonymous volumes when this is dropped.
+/// A container that was never started, removed with its anonymous volumes when this is dropped, or by [`held::exit`].
 ///
 /// If this process is killed before, [`Daemon::sweep_orphans`] of a later one removes it.
+///
+/// [`held::exit`]: crate::held::exit
 pub struct Throwaway {
     daemon: Daemon,
     id: ContainerId,
-    removed: bool,
+    held: Held,
 }
 
 /// One element of the answer to `GET /containers/json`, as far as it is of use.
@@ -118,6 +121,20 @@ impl Daemon {
     }
 
     fn create(&self, image: &Digest, host: HostConfig) -> Result<Throwaway, DockerError> {
+        let made = Held::make(|let_go| {
+            let id = self.create_container(image, host)?;
+            let (daemon, of_it) = (self.clone(), id.clone());
+            *let_go = Some(Box::new(move || {
+                if let Err(error) = daemon.remove_container(of_it.as_str()) {
+                    tracing::warn!(container = %of_it, %error, "a container is left");
+                }
+            }));
+            Ok(id)
+        });
+        made.map(|(id, held)| Throwaway { daemon: self.clone(), id, held })
+    }
+
+    fn create_container(&self, image: &Digest, host: HostConfig) -> Result<ContainerId, DockerError> {
         let doing = format!("make a container of the image {image}");
         let name = unique_name()?;
         let owner = Owner::this_process().map_or_else(|_| "unknown".into(), |owner| owner.to_label());
@@ -136,7 +153,7 @@ impl Daemon {
         let created = answer
             .and_then(|answer| answer.id.parse().map_err(|reason| DockerError::BadAnswer { doing, reason }));
         match created {
-            Ok(id) => Ok(Throwaway { daemon: self.clone(), id, removed: false }),
+            Ok(id) => Ok(id),
             Err(DockerError::Refused { status: 404, .. }) => {
                 Err(DockerError::ImageNotFound { name: image.to_string(), nearest: None, pull: None })
             }
@@ -209,19 +226,11 @@ impl Throwaway {
     ///
     /// # Errors
     /// The daemon does not answer, or refuses; the next [`Daemon::sweep_orphans`] after this process may succeed.
-    pub fn remove(mut self) -> Result<(), DockerError> {
-        self.removed = true;
-        self.daemon.remove_container(self.id.as_str())
-    }
-}
-
-impl Drop for Throwaway {
-    fn drop(&mut self) {
-        if !self.removed
-            && let Err(error) = self.daemon.remove_container(self.id.as_str())
-        {
-            tracing::warn!(container = %self.id, %error, "a container is left");
-        }
+    pub fn remove(self) -> Result<(), DockerError> {
+        self.held.change(|let_go| {
+            *let_go = None;
+            self.daemon.remove_container(self.id.as_str())
+        })
     }
 }
 
