@@ -1,6 +1,6 @@
 //! The server behind a mount: how it starts, how it is found, and how it ends, whatever happens to it.
 //!
-//! Needs FUSE.
+//! Needs FUSE, and a Docker daemon for what is interrupted while it reads.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,7 +13,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Outcome, Sandbox, succeed, wait_until};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::{Daemon, Outcome, Sandbox, succeed, wait_until};
 
 /// A sandbox with a mountpoint and a tar that has one file.
 struct Place(Sandbox);
@@ -175,6 +176,49 @@ fn a_mount_in_the_foreground_ends_with_its_command() {
         assert!(server.wait().unwrap().success());
         place.assert_clean();
     }
+}
+
+#[test]
+fn a_signal_that_was_ignored_when_a_command_was_started_stays_so() {
+    let place = Place::new();
+    let ignoring = |arguments: &[&str]| {
+        let mut command = place.0.command("sh");
+        command.args(["-c", r#"trap "" HUP INT; exec "$@""#, "sh", env!("CARGO_BIN_EXE_imagefs")]);
+        command.args(arguments).stdout(Stdio::piped());
+        command
+    };
+    let disturb = |child: &Child| {
+        for signal in [Signal::HUP, Signal::INT] {
+            kill_process(Pid::from_child(child), signal).unwrap();
+        }
+    };
+
+    let mut server = ignoring(&["mount", "-f", TAR, "mnt"]).spawn().unwrap();
+    assert!(wait_until(|| place.hello().is_ok()));
+    disturb(&server);
+    for _ in 0..20 {
+        assert_eq!(place.hello().unwrap(), "hello\n");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    assert!(server.wait().unwrap().success());
+    place.assert_clean();
+
+    let daemon = Daemon::docker();
+    let image = "imagefs-test/small";
+    for arguments in [&["ls", image, "/etc"][..], &["mount", "--wait", image, "mnt"]] {
+        let proxy = Proxy::before(daemon.host(), Fault::HoldAfter(1000));
+        let mut command = ignoring(arguments);
+        let cache = place.0.path(arguments[0]);
+        command.env("DOCKER_HOST", proxy.address()).env("IMAGEFS_CACHE_DIR", cache);
+        let mut child = command.spawn().unwrap();
+        assert!(wait_until(|| proxy.requests_for("/export") == 1));
+        disturb(&child);
+        proxy.release();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{arguments:?}");
+    }
+    place.run(["umount", "mnt"]).success();
+    place.assert_clean();
 }
 
 /// A mount that does not get ready, for its daemon says nothing.

@@ -155,6 +155,11 @@ fn help_tells_a_newcomer_what_there_is() {
       -f, --foreground
               Stay in the foreground, and unmount on Ctrl-C
 
+              SIGTERM unmounts, and so do SIGINT and SIGHUP unless they were ignored
+              when the command was started: as SIGHUP by nohup, and SIGINT by a
+              shell script that starts it with &. There, end it with kill or
+              `imagefs umount`.
+
           --wait
               Wait until all of the source has been read, and fail if that fails
 

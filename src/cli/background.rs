@@ -17,11 +17,10 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, chdir, pidfd_open, pidfd_send_signal, setsid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::error::{CommandError, Kind};
-use super::logging;
+use super::{logging, signals};
 
 /// The hidden flag that makes a command the server.
 pub const SERVER_FLAG: &str = "background-server";
@@ -32,7 +31,7 @@ pub const SERVER_FLAG: &str = "background-server";
 pub fn launch() -> Result<ExitCode, CommandError> {
     let failed = |e: io::Error| CommandError::new(Kind::Failed, "cannot start the server").caused_by(e);
     // Before the server exists, so that no signal is lost.
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(failed)?;
+    let mut incoming = Signals::new(signals::to_handle()).map_err(failed)?;
     let (mut readiness, told) = io::pipe().map_err(failed)?;
     let mut arguments = env::args_os();
     let mut server = Command::new("/proc/self/exe")
@@ -49,7 +48,7 @@ pub fn launch() -> Result<ExitCode, CommandError> {
     let caught = Arc::new(AtomicI32::new(0));
     let note = Arc::clone(&caught);
     thread::spawn(move || {
-        for signal in signals.forever() {
+        for signal in incoming.forever() {
             note.store(signal, SeqCst);
             // If the server has ended meanwhile there is nothing left to end.
             let _ = pidfd_send_signal(&handle, Signal::TERM);

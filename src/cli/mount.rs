@@ -66,6 +66,9 @@ pub struct MountArgs {
     #[arg(short, value_name = "OPTION[,…]")]
     options: Vec<String>,
     /// Stay in the foreground, and unmount on Ctrl-C
+    ///
+    /// SIGTERM unmounts, and so do SIGINT and SIGHUP unless they were ignored when the command was started: as SIGHUP by nohup, and
+    /// SIGINT by a shell script that starts it with &. There, end it with kill or `imagefs umount`.
     #[arg(short, long)]
     foreground: bool,
     /// Wait until all of the source has been read, and fail if that fails

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
 use super::Context;
@@ -19,7 +19,7 @@ use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::printer::Printer;
 use super::sessions::{Record, Registration, Remains, Stage};
-use super::signals::PATIENCE;
+use super::signals::{self, PATIENCE};
 use super::steward::{self, Shown, Steward};
 use crate::cache::Cache;
 use crate::fuse::{self, End, SessionConfig, Stopper, View};
@@ -181,13 +181,13 @@ impl Ending {
         Ending { progress, state: Arc::default() }
     }
 
-    /// From now on SIGINT and SIGTERM ask for the end, however often they come, and nothing else does.
+    /// From now on the [signals](signals::to_handle) ask for the end, however often they come, but for SIGHUP in the background.
     fn watch_signals(&self, background: bool) -> Result<(), CommandError> {
-        let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])
+        let mut incoming = Signals::new(signals::to_handle())
             .map_err(|e: io::Error| CommandError::new(Kind::Failed, "cannot handle signals").caused_by(e))?;
         let ending = self.clone();
         thread::spawn(move || {
-            for signal in signals.forever() {
+            for signal in incoming.forever() {
                 // A server in the background has no terminal that could be gone.
                 if signal != SIGHUP || !background {
                     ending.ask(signal);

@@ -1,5 +1,6 @@
-//! What a signal does to a command in the foreground.
+//! Which signals end a command or a server, and how they end a command in the foreground.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -19,6 +20,22 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long of it a command has to end by itself, and to say that it was interrupted.
 const BY_ITSELF: Duration = Duration::from_millis(500);
 
+/// The signals that ask this process to end, to be found out before any of them is handled: SIGTERM, and of SIGHUP and SIGINT those
+/// that it was not started to ignore, as by nohup(1), or with a `&` by a shell without job control.
+pub fn to_handle() -> Vec<i32> {
+    let ignored = ignored();
+    let heeded = |signal: &i32| ignored >> (signal - 1) & 1 == 0;
+    [SIGHUP, SIGINT].into_iter().filter(heeded).chain([SIGTERM]).collect()
+}
+
+/// The signals that this process ignores, the lowest bit for signal 1: proc_pid_status(5).
+fn ignored() -> u64 {
+    let status = fs::read("/proc/self/status").unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
 /// The signal that has asked the command to end, if one has.
 pub struct Signals {
     told: Arc<AtomicI32>,
@@ -28,7 +45,7 @@ impl Signals {
     /// From now on a signal ends the command. It cancels the reading; and if that does not end the process soon, because whoever
     /// has to write or wait is blocked in it, it lets go of what the process [holds](held) and ends it.
     pub fn watch(progress: &Arc<Progress>) -> Result<Signals, CommandError> {
-        let mut incoming = Incoming::new([SIGHUP, SIGINT, SIGTERM])
+        let mut incoming = Incoming::new(to_handle())
             .map_err(|e| CommandError::new(Kind::Failed, "cannot handle signals").caused_by(e))?;
         let (progress, told) = (Arc::clone(progress), Arc::new(AtomicI32::new(0)));
         let telling = Arc::clone(&told);

@@ -90,10 +90,10 @@ impl Sandbox {
         command
     }
 
-    /// A run of the binary under test.
+    /// A run of the binary under test, which ignores no signal, however the tests were started.
     pub fn imagefs<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = self.command(env!("CARGO_BIN_EXE_imagefs"));
-        command.args(args);
+        let mut command = self.command("env");
+        command.args(["--default-signal=HUP,INT", env!("CARGO_BIN_EXE_imagefs")]).args(args);
         command
     }
 
