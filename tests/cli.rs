@@ -517,7 +517,7 @@ fn a_cache_that_others_could_write_to_is_refused() {
     status: 7
     stderr:
     error: the cache directory "/sandbox/shared" can be written by others (mode 0777)
-    hint: if all in it is yours: chmod 700 "/sandbox/shared"
+    hint: if all in it is yours: chmod -R go-w "/sandbox/shared"
     "#);
 }
 
