@@ -1,5 +1,6 @@
 //! Layers: what one holds, and what several make together.
 
+mod bounds;
 mod build;
 mod cached;
 mod commands;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::merge::{Merge, MergeError, Problem, used_directories};
+use super::paths::Way;
 use super::{GrowingTree, Ino, MAX_SYMLINKS};
 use crate::index::{DirEntry, FileType, Index, Stat, Tree, Whiteout};
 
@@ -24,7 +25,7 @@ impl Merge {
         layer: &Index<B>,
     ) -> Result<Changes, MergeError> {
         let number = self.next_layer()?;
-        let met = meet(&self.tree, layer).map_err(|problem| problem.of(number))?;
+        let met = meet(&mut self.tree, layer).map_err(|problem| problem.of(number))?;
         let (names, before) = (self.tree.dentries.len(), self.tree.by_name.len());
         self.add(layer)?;
         let new = self.tree.dentries[names..].iter().filter(|dentry| !dentry.dead).count();
@@ -46,8 +47,7 @@ impl Merge {
         if path.is_empty() {
             return self.tree.stat(Ino::ROOT).ok();
         }
-        let dentry = self.tree.find_dentry(path)?;
-        self.tree.stat(self.tree.dentries[dentry as usize].ino()?).ok()
+        self.tree.stat(self.tree.find(path)?).ok()
     }
 }
 
@@ -61,8 +61,9 @@ struct Met {
 }
 
 /// The names below that a layer has as well, before it changes anything.
-fn meet<B: AsRef<[u8]> + Send + Sync>(tree: &GrowingTree, layer: &Index<B>) -> Result<Vec<Met>, Problem> {
+fn meet<B: AsRef<[u8]> + Send + Sync>(tree: &mut GrowingTree, layer: &Index<B>) -> Result<Vec<Met>, Problem> {
     let used = used_directories(layer)?;
+    tree.patience.add_entries(layer.names());
     let mut met = Vec::new();
     let mut left = layer.names();
     let mut todo = vec![(Ino::ROOT, Ino::ROOT, MAX_SYMLINKS)];
@@ -79,9 +80,10 @@ fn meet<B: AsRef<[u8]> + Send + Sync>(tree: &GrowingTree, layer: &Index<B>) -> R
                 Met { dentry, ino, described: !implicit }
             }));
             if is_directory {
-                let mut symlinks = symlinks;
-                let below = tree.below(dir, name, implicit, &mut symlinks);
-                todo.extend(below.map(|below| (ino, below, symlinks)));
+                let mut way = Way::new(symlinks);
+                let below = tree.below(dir, name, implicit, &mut way);
+                tree.patience.account(&mut way)?;
+                todo.extend(below.map(|below| (ino, below, way.symlinks)));
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::index::Whiteout;
 use crate::index::scan::Entry;
 
-use super::paths::Astray;
+use super::paths::{Astray, TARGETS_AN_ENTRY, Way};
 use super::{Body, GrowError, GrowingTree, Ino, MAX_SYMLINKS, Order, implicit_directory};
 
 const WHITEOUT_XATTR: &[u8] = b"user.imagefs.whiteout";
@@ -35,20 +35,26 @@ impl GrowingTree {
 
     /// Whether a whiteout at this path takes nothing away that is not gone already, because something that is no directory
     /// has taken the place of one on its way. umoci writes such when a directory becomes a file.
-    pub(super) fn is_moot(&self, whiteout: &[u8]) -> bool {
+    pub(super) fn is_moot(&mut self, whiteout: &[u8]) -> Result<bool, GrowError> {
         let path = whiteout.iter().rposition(|&b| b == b'/').map_or(&b""[..], |slash| &whiteout[..slash]);
         if path.is_empty() || self.last_dir.0 == path {
-            return false;
+            return Ok(false);
         }
+        let mut way = Way::new(MAX_SYMLINKS);
+        let blocked = self.is_blocked(path, &mut way);
+        self.patience.account(&mut way)?;
+        Ok(blocked)
+    }
+
+    fn is_blocked(&self, path: &[u8], way: &mut Way) -> bool {
         let mut dir = Ino::ROOT;
-        let mut symlinks = MAX_SYMLINKS;
         for name in path.split(|&b| b == b'/') {
             let Some(dentry) = self.dentry(dir, name) else { return false };
             dir = match self.dentries[dentry as usize].ino() {
                 // A hard link to what is not known yet is one to a file.
                 None => return true,
                 Some(child) if self.is_directory(child) => child,
-                Some(child) => match self.follow(dir, child, &mut symlinks) {
+                Some(child) => match self.follow(dir, child, way) {
                     Ok(target) => target,
                     Err(astray) => return astray == Astray::Blocked,
                 },
@@ -58,12 +64,11 @@ impl GrowingTree {
     }
 
     /// Makes the directory that `child`, a symlink of `dir`, leads to; `None` where something else is in the way.
-    /// `symlinks` as for [`resolve`](GrowingTree::resolve).
     pub(super) fn make_target(
         &mut self,
         dir: Ino,
         child: Ino,
-        symlinks: &mut usize,
+        way: &mut Way,
     ) -> Result<Option<Ino>, GrowError> {
         let mut at = dir;
         // What is still to be walked, the next component last.
@@ -77,11 +82,13 @@ impl GrowingTree {
                     if target.starts_with(b"/") {
                         at = Ino::ROOT;
                     }
-                    rest.extend(target.rsplit(|&b| b == b'/').map(<[u8]>::to_vec));
-                    if *symlinks == 0 || rest.len() > 4096 {
+                    if way.enter(target).is_none() {
                         return Ok(None);
                     }
-                    *symlinks -= 1;
+                    rest.extend(target.rsplit(|&b| b == b'/').map(<[u8]>::to_vec));
+                    if rest.len() > 4096 {
+                        return Ok(None);
+                    }
                 }
                 _ => return Ok(None),
             }
@@ -95,7 +102,10 @@ impl GrowingTree {
                     name => {
                         break match self.child(at, name) {
                             Some(child) => child,
-                            None => self.add_directory(at, name, implicit_directory(self.layer))?,
+                            None => {
+                                self.patience.spend(TARGETS_AN_ENTRY)?;
+                                self.add_directory(at, name, implicit_directory(self.layer))?
+                            }
                         };
                     }
                 }

@@ -28,7 +28,7 @@ impl GrowingTree {
                     return Err(GrowError::LinkCycle(forward.target.clone()));
                 }
                 chain.push(at);
-                match self.find_dentry(&forward.target.clone()) {
+                match self.named(&forward.target.clone())? {
                     Some(next) => at = next,
                     None => break None,
                 }
@@ -42,7 +42,7 @@ impl GrowingTree {
                     Some(ino) if matches!(self.inode_ref(ino).body, Body::Directory { .. }) => {
                         return Err(GrowError::LinkToDirectory(self.name_of(at).to_vec()));
                     }
-                    Some(ino) => self.attach(at, ino),
+                    Some(ino) => self.attach(at, ino)?,
                     None => {
                         let ino = self.add_inode(forward.fallback)?;
                         if self.of_layer {
@@ -50,7 +50,7 @@ impl GrowingTree {
                         } else {
                             warn_no_target(self.name_of(at), &forward.target);
                         }
-                        self.attach(at, ino);
+                        self.attach(at, ino)?;
                         target = Some(ino);
                     }
                 }
@@ -65,12 +65,18 @@ impl GrowingTree {
 
     /// Finds, for every symlink, the directory nearest to the root that names it.
     fn place_symlinks(&mut self) {
-        let mut nearest: HashMap<Ino, (usize, Ino)> = HashMap::new();
+        // A directory comes before what is in it.
+        let mut depths = vec![0u32; self.inodes.len() + 1];
+        for ino in (Ino::ROOT.0 + 1..=self.inodes.len() as u32).map(Ino).filter(|&ino| self.is_directory(ino))
+        {
+            depths[ino.0 as usize] = depths[self.above(ino).0 as usize] + 1;
+        }
+        let mut nearest: HashMap<Ino, (u32, Ino)> = HashMap::new();
         for dentry in &self.dentries {
             if let (false, Some(ino)) = (dentry.dead, dentry.ino())
                 && let Body::Symlink { .. } = self.inode_ref(ino).body
             {
-                let here = (self.depth(dentry.parent), dentry.parent);
+                let here = (depths[dentry.parent.0 as usize], dentry.parent);
                 nearest.entry(ino).and_modify(|known| *known = here.min(*known)).or_insert(here);
             }
         }
@@ -92,7 +98,7 @@ impl GrowingTree {
         target: Vec<u8>,
         mut fallback: Inode,
     ) -> Result<Option<Ino>, GrowError> {
-        match self.find_dentry(&target).and_then(|found| self.dentries[found as usize].ino()) {
+        match self.named(&target)?.and_then(|found| self.dentries[found as usize].ino()) {
             Some(ino) if self.is_directory(ino) => Err(GrowError::LinkToDirectory(name.to_vec())),
             // A name that is a link to itself says nothing new.
             Some(ino) if self.child(dir, name) == Some(ino) => Ok(Some(ino)),

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::paths::Way;
 use super::{
     Body, GrowError, GrowingTree, Inode, MAX_SYMLINKS, NONE, Order, implicit_directory, number,
     warn_no_target,
@@ -57,6 +58,7 @@ impl Merge {
         let number = self.next_layer()?;
         self.layers += 1;
         self.tree.layer = number;
+        self.tree.patience.add_entries(layer.names());
         let tree = &mut self.tree;
         let adding = used_directories(layer)
             .map_err(Problem::from)
@@ -171,9 +173,10 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
             for entry in layer.children_of_walk(from, &mut left)? {
                 let DirEntry { name, ino, file_type, .. } = entry?;
                 if file_type == FileType::Directory && Whiteout::of(name).is_none() {
-                    let mut symlinks = symlinks;
-                    let below = self.tree.below(dir, name, layer.is_implicit(ino)?, &mut symlinks);
-                    todo.extend(below.map(|below| (ino, below, symlinks)));
+                    let mut way = Way::new(symlinks);
+                    let below = self.tree.below(dir, name, layer.is_implicit(ino)?, &mut way);
+                    self.tree.patience.account(&mut way)?;
+                    todo.extend(below.map(|below| (ino, below, way.symlinks)));
                 }
             }
         }
@@ -203,9 +206,10 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
                     if layer.is_implicit(ino)? && !self.used.contains(&ino) {
                         continue;
                     }
-                    let mut symlinks = symlinks;
-                    let put = self.put_directory(dir, name, ino, &mut symlinks)?;
-                    todo.push((ino, put, symlinks));
+                    let mut way = Way::new(symlinks);
+                    let put = self.put_directory(dir, name, ino, &mut way)?;
+                    self.tree.patience.account(&mut way)?;
+                    todo.push((ino, put, way.symlinks));
                 } else if links_out.contains_key(&ino) {
                     late.push(Late { dir, name: name.to_vec(), from: ino });
                 } else {
@@ -216,13 +220,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
         Ok(late)
     }
 
-    fn put_directory(
-        &mut self,
-        dir: Ino,
-        name: &[u8],
-        from: Ino,
-        symlinks: &mut usize,
-    ) -> Result<Ino, Problem> {
+    fn put_directory(&mut self, dir: Ino, name: &[u8], from: Ino, way: &mut Way) -> Result<Ino, Problem> {
         let implicit = self.layer.is_implicit(from)?;
         match self.tree.child(dir, name) {
             Some(child) if self.tree.is_directory(child) => {
@@ -232,7 +230,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
                 return Ok(child);
             }
             Some(child) if implicit => {
-                if let Some(target) = self.tree.make_target(dir, child, symlinks)? {
+                if let Some(target) = self.tree.make_target(dir, child, way)? {
                     return Ok(target);
                 }
             }
@@ -293,8 +291,8 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
     }
 
     /// The file that a hard link to `path` means.
-    fn file(&self, path: &[u8]) -> Result<Option<Ino>, GrowError> {
-        let found = self.tree.find_dentry(path).and_then(|found| self.tree.dentries[found as usize].ino());
+    fn file(&mut self, path: &[u8]) -> Result<Option<Ino>, GrowError> {
+        let found = self.tree.named(path)?.and_then(|found| self.tree.dentries[found as usize].ino());
         match found {
             Some(ino) if self.tree.is_directory(ino) => Err(GrowError::LinkToDirectory(path.to_vec())),
             found => Ok(found),
@@ -378,12 +376,11 @@ pub(super) fn used_directories<B: AsRef<[u8]> + Send + Sync>(
 impl GrowingTree {
     /// The directory below that the directory `name` of a layer is, in what the layer has for `dir`.
     ///
-    /// An implicit one may be behind a symlink; one with an entry takes a symlink's place. `symlinks` as for
-    /// [`resolve`](GrowingTree::resolve).
-    pub(super) fn below(&self, dir: Ino, name: &[u8], implicit: bool, symlinks: &mut usize) -> Option<Ino> {
+    /// An implicit one may be behind a symlink; one with an entry takes a symlink's place.
+    pub(super) fn below(&self, dir: Ino, name: &[u8], implicit: bool, way: &mut Way) -> Option<Ino> {
         match self.child(dir, name)? {
             child if self.is_directory(child) => Some(child),
-            child if implicit => self.resolve(dir, child, symlinks),
+            child if implicit => self.resolve(dir, child, way),
             _ => None,
         }
     }

@@ -27,6 +27,7 @@ use super::{Ino, LayerNo, Timestamp, TreeError};
 pub use changes::Changes;
 use links::{Forward, warn_no_target};
 pub use merge::{Merge, MergeError};
+use paths::Patience;
 use records::spread;
 pub(super) use records::{Body, Dentry, Inode};
 pub use walk::Order;
@@ -47,6 +48,11 @@ pub enum GrowError {
     /// A hard link to a directory.
     #[error("{} is a hard link to a directory", quote(.0))]
     LinkToDirectory(Vec<u8>),
+    /// Paths lead through symlinks, again and again.
+    #[error(
+        "its paths lead through more than 16 MiB of symbolic links' targets, and 256 bytes for each entry"
+    )]
+    Maze,
     /// The tree is beyond what the index can number.
     #[error("more than 2,147,483,647 entries, or more than 2 GiB of names")]
     TooLarge,
@@ -89,6 +95,7 @@ pub struct GrowingTree {
     of_layer: bool,
     /// The hard links that do: what stands for the file, and the path that it has in the layers below.
     pub(super) links_out: Vec<(Ino, Vec<u8>)>,
+    patience: Patience,
 }
 
 impl Default for GrowingTree {
@@ -120,6 +127,7 @@ impl GrowingTree {
             vacant: Vec::new(),
             of_layer: false,
             links_out: Vec::new(),
+            patience: Patience::default(),
         };
         tree.inodes.push(implicit_directory(LayerNo(0)));
         tree
@@ -131,7 +139,8 @@ impl GrowingTree {
     /// Returns its inode, but for a hard link whose target has not come yet, for a whiteout of what is gone already, and for
     /// what is not [lacking](GrowingTree::begin_again).
     pub fn insert(&mut self, mut entry: Entry) -> Result<Option<Ino>, GrowError> {
-        if self.of_layer && layer::mark_whiteout(&mut entry) && self.is_moot(&entry.path) {
+        self.patience.add_entries(1);
+        if self.of_layer && layer::mark_whiteout(&mut entry) && self.is_moot(&entry.path)? {
             return Ok(None);
         }
         if self.patching && !self.lacks(&entry) {
@@ -239,7 +248,7 @@ impl GrowingTree {
             None => self.add_name(dir, name, hash)?,
         };
         if let Some(ino) = ino {
-            self.attach(dentry, ino);
+            self.attach(dentry, ino)?;
         }
         Ok(dentry)
     }
@@ -271,7 +280,7 @@ impl GrowingTree {
     }
 
     /// Makes a dentry name an inode.
-    fn attach(&mut self, dentry: u32, ino: Ino) {
+    fn attach(&mut self, dentry: u32, ino: Ino) -> Result<(), GrowError> {
         let dir = self.dentries[dentry as usize].parent;
         self.dentries[dentry as usize].ino = ino;
         self.inode_mut(ino).nlink += 1;
@@ -283,11 +292,16 @@ impl GrowingTree {
                 self.inode_mut(dir).nlink += 1;
             }
             // A target that climbs is judged from the name that is nearest to the root.
-            Body::Symlink { parent, .. } if parent != dir && self.depth(dir) < self.depth(parent) => {
-                self.place_symlink(ino, dir);
+            Body::Symlink { parent, .. } if parent != dir => {
+                let (here, there) = (self.depth(dir), self.depth(parent));
+                self.patience.spend(here + there)?;
+                if here < there {
+                    self.place_symlink(ino, dir);
+                }
             }
             _ => {}
         }
+        Ok(())
     }
 
     /// Takes a name away, and with a directory all that is beneath it.

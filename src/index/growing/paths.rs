@@ -3,6 +3,60 @@
 use super::{Body, GrowError, GrowingTree, MAX_SYMLINKS, NONE, implicit_directory};
 use crate::index::Ino;
 
+/// Bytes of symlinks' targets that the paths of any archive may lead through, and how many more for each of its entries.
+///
+/// A path may lead through 160 KiB of targets, and others through the same ones again: without a limit few and small entries
+/// would keep a processor busy for as long as they like. What is meant to be used needs some ten bytes an entry.
+const TARGETS: u64 = 16 << 20;
+pub(super) const TARGETS_AN_ENTRY: u64 = 256;
+
+/// What the symlinks on one path may still do, and have done.
+pub(super) struct Way {
+    /// How many may still be followed. Were it 40 for each of a path's components, one small entry would be enough to
+    /// keep a processor busy.
+    pub symlinks: usize,
+    /// Bytes of their targets that were walked, and not accounted for.
+    pub targets: u64,
+}
+
+impl Way {
+    pub fn new(symlinks: usize) -> Way {
+        Way { symlinks, targets: 0 }
+    }
+
+    /// Follows a symlink with this target, if that is allowed.
+    pub fn enter(&mut self, target: &[u8]) -> Option<()> {
+        self.symlinks = self.symlinks.checked_sub(1)?;
+        self.targets += target.len() as u64;
+        Some(())
+    }
+}
+
+/// How many bytes of targets may still be walked in all. Directories that are climbed count as bytes, and one that is made
+/// for a target as much as an entry brings.
+pub(super) struct Patience(u64);
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience(TARGETS)
+    }
+}
+
+impl Patience {
+    pub fn add_entries(&mut self, entries: usize) {
+        self.0 = self.0.saturating_add(TARGETS_AN_ENTRY.saturating_mul(entries as u64));
+    }
+
+    pub fn account(&mut self, way: &mut Way) -> Result<(), GrowError> {
+        self.spend(std::mem::take(&mut way.targets))
+    }
+
+    pub fn spend(&mut self, bytes: u64) -> Result<(), GrowError> {
+        self.0 = self.0.checked_sub(bytes).ok_or(GrowError::Maze)?;
+        Ok(())
+    }
+}
+
 /// Why a symlink leads to no directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Astray {
@@ -21,11 +75,15 @@ impl GrowingTree {
             return Ok(self.last_dir.1);
         }
         let mut dir = Ino::ROOT;
-        let mut symlinks = MAX_SYMLINKS;
+        let mut way = Way::new(MAX_SYMLINKS);
         for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
             let found = match self.child(dir, name) {
                 Some(child) if self.is_directory(child) => Some(child),
-                Some(child) => self.resolve_or_make(dir, child, &mut symlinks)?,
+                Some(child) => {
+                    let target = self.resolve_or_make(dir, child, &mut way)?;
+                    self.patience.account(&mut way)?;
+                    target
+                }
                 None => None,
             };
             dir = match found {
@@ -40,33 +98,24 @@ impl GrowingTree {
     }
 
     /// The directory that `child`, a symlink of `dir`, leads to; in a layer's tree it is made if need be.
-    fn resolve_or_make(
-        &mut self,
-        dir: Ino,
-        child: Ino,
-        symlinks: &mut usize,
-    ) -> Result<Option<Ino>, GrowError> {
-        let mut left = *symlinks;
-        match self.resolve(dir, child, &mut left) {
-            Some(target) => {
-                *symlinks = left;
-                Ok(Some(target))
+    fn resolve_or_make(&mut self, dir: Ino, child: Ino, way: &mut Way) -> Result<Option<Ino>, GrowError> {
+        let symlinks = way.symlinks;
+        match self.resolve(dir, child, way) {
+            Some(target) => Ok(Some(target)),
+            None => {
+                way.symlinks = symlinks;
+                if self.of_layer { self.make_target(dir, child, way) } else { Ok(None) }
             }
-            None if self.of_layer => self.make_target(dir, child, symlinks),
-            None => Ok(None),
         }
     }
 
     /// The directory that `child`, a symlink of `dir`, leads to.
-    ///
-    /// `symlinks` is how many may still be followed on the path that this is part of: were it so many for each of a
-    /// path's components, one small entry could keep a processor busy for minutes.
-    pub(super) fn resolve(&self, dir: Ino, child: Ino, symlinks: &mut usize) -> Option<Ino> {
-        self.follow(dir, child, symlinks).ok()
+    pub(super) fn resolve(&self, dir: Ino, child: Ino, way: &mut Way) -> Option<Ino> {
+        self.follow(dir, child, way).ok()
     }
 
     /// As [`resolve`](GrowingTree::resolve), and why there is none.
-    pub(super) fn follow(&self, dir: Ino, child: Ino, symlinks: &mut usize) -> Result<Ino, Astray> {
+    pub(super) fn follow(&self, dir: Ino, child: Ino, way: &mut Way) -> Result<Ino, Astray> {
         let mut at = dir;
         // What is still to be walked, the next component last.
         let mut rest: Vec<&[u8]> = Vec::new();
@@ -75,8 +124,8 @@ impl GrowingTree {
             match self.inode_ref(found).body {
                 Body::Directory { .. } => at = found,
                 Body::Symlink { target, len, .. } => {
-                    *symlinks = symlinks.checked_sub(1).ok_or(Astray::Blocked)?;
                     let target = self.target(target, len);
+                    way.enter(target).ok_or(Astray::Blocked)?;
                     if target.starts_with(b"/") {
                         at = Ino::ROOT;
                     }
@@ -98,10 +147,16 @@ impl GrowingTree {
         }
     }
 
-    /// The dentry of a path, no symlink followed but in its directories.
-    pub(super) fn find_dentry(&self, path: &[u8]) -> Option<u32> {
+    /// The dentry of a path that the archive names, no symlink followed but in its directories.
+    pub(super) fn named(&mut self, path: &[u8]) -> Result<Option<u32>, GrowError> {
+        let mut way = Way::new(MAX_SYMLINKS);
+        let found = self.find_dentry(path, &mut way);
+        self.patience.account(&mut way)?;
+        Ok(found)
+    }
+
+    fn find_dentry(&self, path: &[u8], way: &mut Way) -> Option<u32> {
         let mut dir = Ino::ROOT;
-        let mut symlinks = MAX_SYMLINKS;
         let mut components = path.split(|&b| b == b'/').peekable();
         while let Some(name) = components.next() {
             let found = self.dentry(dir, name)?;
@@ -109,14 +164,14 @@ impl GrowingTree {
                 return Some(found);
             }
             let child = self.dentries[found as usize].ino()?;
-            dir = if self.is_directory(child) { child } else { self.resolve(dir, child, &mut symlinks)? };
+            dir = if self.is_directory(child) { child } else { self.resolve(dir, child, way)? };
         }
         None
     }
 
-    /// What a path leads to.
+    /// What a path leads to that somebody asks for.
     pub(in crate::index) fn find(&self, path: &[u8]) -> Option<Ino> {
-        self.dentries[self.find_dentry(path)? as usize].ino()
+        self.dentries[self.find_dentry(path, &mut Way::new(MAX_SYMLINKS))? as usize].ino()
     }
 
     /// The path of a directory, from the root, without a leading slash.
@@ -132,7 +187,7 @@ impl GrowingTree {
         names.join(&b'/')
     }
 
-    pub(super) fn depth(&self, mut dir: Ino) -> usize {
+    pub(super) fn depth(&self, mut dir: Ino) -> u64 {
         let mut depth = 0;
         while dir != Ino::ROOT {
             (dir, depth) = (self.above(dir), depth + 1);
