@@ -18,6 +18,7 @@ mod spool;
 mod tree;
 mod whiteout;
 mod writer;
+mod xattrs;
 
 pub use compare::{Attribute, Change, Difference, DifferenceKind, compare};
 pub use data::{DataFile, FileIdentity, ReadError};

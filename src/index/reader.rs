@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::extent::sparse_segment;
 use super::format::{DentryRecord, ExtentRecord, Header, InodeRecord, LinkRecord, MAGIC, Section, VERSION};
 use super::scan::{Content, Extent};
+use super::xattrs::read_set;
 use super::{
     DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp, Tree, TreeError,
 };
@@ -377,26 +378,9 @@ impl<B: AsRef<[u8]> + Send + Sync> Tree for Index<B> {
     }
 
     fn xattrs(&self, ino: Ino, emit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), TreeError> {
-        let start = self.inode(ino)?.0.xattrs.get() as usize;
-        if start == 0 {
-            return Ok(());
-        }
-        let cut = || TreeError::Corrupt("extended attributes lie outside of the index");
-        let mut rest = self.section(&self.xattrs).get(start..).ok_or_else(cut)?;
-        let mut take = |n: usize| {
-            let (head, tail) = rest.split_at_checked(n).ok_or_else(cut)?;
-            rest = tail;
-            Ok::<_, TreeError>(head)
-        };
-        let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes) as usize;
-        for _ in 0..number(take(4)?) {
-            let (name_len, value_len) = (number(take(4)?), number(take(4)?));
-            let (name, value) = (take(name_len)?, take(value_len)?);
-            if !emit(name, value) {
-                break;
-            }
-        }
-        Ok(())
+        let at = self.inode(ino)?.0.xattrs.get();
+        let set = read_set(self.section(&self.xattrs), at, emit);
+        set.ok_or(TreeError::Corrupt("extended attributes lie outside of the index"))
     }
 
     fn segment(&self, ino: Ino, offset: u64) -> Result<Segment, TreeError> {

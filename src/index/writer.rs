@@ -19,12 +19,12 @@ pub fn write_index<W: Write + Seek>(tree: &GrowingTree, identity: &[u8; 32], out
     out.write(&[0; size_of::<Header>()])?;
 
     out.begin();
-    let xattrs_at = write_xattrs(tree, &mut out)?;
+    out.write(tree.xattrs.bytes())?;
     let xattrs = out.end()?;
 
     out.begin();
     let name_bytes: u64 = order.dentries.iter().map(|&d| tree.name_of(d).len() as u64).sum();
-    let link_targets_at = write_inodes(tree, &order, &xattrs_at, name_bytes, &mut out)?;
+    let link_targets_at = write_inodes(tree, &order, name_bytes, &mut out)?;
     let inodes = out.end()?;
 
     out.begin();
@@ -150,7 +150,6 @@ impl Order {
 fn write_inodes<W: Write + Seek>(
     tree: &GrowingTree,
     order: &Order,
-    xattrs_at: &[u32],
     name_bytes: u64,
     out: &mut SectionWriter<W>,
 ) -> io::Result<u64> {
@@ -192,37 +191,13 @@ fn write_inodes<W: Write + Seek>(
             uid: U32::new(uid),
             gid: U32::new(gid),
             nlink: U32::new(nlink),
-            xattrs: U32::new(xattrs.checked_sub(1).map_or(0, |set| xattrs_at[set as usize])),
+            xattrs: U32::new(xattrs),
             mode: U16::new(mode),
             layer: U16::new(layer.0),
         };
         out.write(record.as_bytes())?;
     }
     Ok(target_at)
-}
-
-/// The sets one behind the other: a count, then for each attribute the lengths of name and value, and both.
-///
-/// The section begins with the number of sets, so that no set stands at 0.
-fn write_xattrs<W: Write + Seek>(tree: &GrowingTree, out: &mut SectionWriter<W>) -> io::Result<Vec<u32>> {
-    let mut places = Vec::with_capacity(tree.xattr_sets.len());
-    let mut at = 0u64;
-    let mut put = |bytes: &[u8], at: &mut u64| {
-        *at += bytes.len() as u64;
-        out.write(bytes)
-    };
-    put(&(tree.xattr_sets.len() as u32).to_le_bytes(), &mut at)?;
-    for set in &tree.xattr_sets {
-        places.push(offset(at)?);
-        put(&(set.len() as u32).to_le_bytes(), &mut at)?;
-        for (name, value) in set {
-            put(&(name.len() as u32).to_le_bytes(), &mut at)?;
-            put(&(value.len() as u32).to_le_bytes(), &mut at)?;
-            put(name, &mut at)?;
-            put(value, &mut at)?;
-        }
-    }
-    Ok(places)
 }
 
 fn offset(n: u64) -> io::Result<u32> {

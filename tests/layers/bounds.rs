@@ -81,3 +81,23 @@ fn a_large_archive_may_lead_through_symlinks_everywhere() {
     let everywhere = (0..120_000).map(|number| file(format!("lib/{number}/f")));
     assert!(grow([link].into_iter().chain(everywhere)).is_ok());
 }
+
+#[test]
+fn extended_attributes_that_differ_are_limited_and_others_are_kept_once() {
+    let tree = |differing: bool| {
+        let mut tree = GrowingTree::of_layer();
+        for number in 0..4_000u32 {
+            let (path, kind) = file(number.to_string());
+            let stamp = if differing { number } else { 0 };
+            let value = stamp.to_le_bytes().repeat(15_000);
+            let xattrs = vec![(b"user.a".to_vec(), value)];
+            let (path, mtime) = (path.into_bytes(), Timestamp::default());
+            tree.insert(Entry { path, kind, perm: 0o644, uid: 0, gid: 0, mtime, xattrs })?;
+        }
+        tree.finish().map(|()| tree)
+    };
+    let error = tree(true).err().unwrap().to_string();
+    assert_eq!(error, "more than 128 MiB of different extended attributes");
+    let index = written(&tree(false).unwrap());
+    assert!(index.len() < 1 << 20, "{} bytes", index.len());
+}

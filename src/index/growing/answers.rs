@@ -2,6 +2,7 @@
 
 use super::{Body, Dentry, GrowingTree, Inode, NONE};
 use crate::index::extent::sparse_segment;
+use crate::index::xattrs::read_set;
 use crate::index::{DirCookie, DirEntry, FileType, Ino, Listing, Segment, Stat, Summary, Tree, TreeError};
 
 impl Body {
@@ -104,10 +105,8 @@ impl Tree for GrowingTree {
     }
 
     fn xattrs(&self, ino: Ino, emit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), TreeError> {
-        if let Some(set) = (self.inode(ino)?.xattrs as usize).checked_sub(1) {
-            self.xattr_sets[set].iter().all(|(name, value)| emit(name, value));
-        }
-        Ok(())
+        let at = self.inode(ino)?.xattrs;
+        read_set(self.xattrs.bytes(), at, emit).ok_or(TreeError::Corrupt("extended attributes are cut"))
     }
 
     fn segment(&self, ino: Ino, offset: u64) -> Result<Segment, TreeError> {
@@ -128,7 +127,7 @@ impl Tree for GrowingTree {
     }
 
     fn summary(&self) -> Summary {
-        let mut summary = Summary { xattrs: !self.xattr_sets.is_empty(), ..Summary::default() };
+        let mut summary = Summary { xattrs: !self.xattrs.is_empty(), ..Summary::default() };
         for inode in &self.inodes {
             summary.inodes += u64::from(!matches!(inode.body, Body::Gone));
             summary.bytes = summary.bytes.saturating_add(self.occupied(inode));

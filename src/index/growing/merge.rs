@@ -339,7 +339,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
             uid: stat.uid,
             gid: stat.gid,
             nlink: 0,
-            xattrs: self.tree.intern(set)?,
+            xattrs: self.tree.xattrs.intern(&set)?,
             perm: stat.perm,
             layer: self.tree.layer,
             implicit: false,

@@ -22,6 +22,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use hashbrown::HashTable;
 
 use super::scan::{Content, Entry, EntryKind, Extent};
+use super::xattrs::XattrSets;
 use super::{Ino, LayerNo, Timestamp, TreeError};
 
 pub use changes::Changes;
@@ -53,6 +54,9 @@ pub enum GrowError {
         "its paths lead through more than 16 MiB of symbolic links' targets, and 256 bytes for each entry"
     )]
     Maze,
+    /// The extended attributes are beyond any reason.
+    #[error("more than 128 MiB of different extended attributes")]
+    TooManyXattrs,
     /// The tree is beyond what the index can number.
     #[error("more than 2,147,483,647 entries, or more than 2 GiB of names")]
     TooLarge,
@@ -62,17 +66,13 @@ fn quote(name: &[u8]) -> String {
     format!("\"{}\"", name.escape_ascii())
 }
 
-/// A set of extended attributes: names and values.
-pub(super) type XattrSet = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// A tree that entries can be put into.
 pub struct GrowingTree {
     pub(super) inodes: Vec<Inode>,
     pub(super) dentries: Vec<Dentry>,
     names: Vec<u8>,
     pub(super) extents: Vec<Extent>,
-    pub(super) xattr_sets: Vec<XattrSet>,
-    known_sets: HashMap<XattrSet, u32>,
+    pub(super) xattrs: XattrSets,
     /// Dentries by directory and name; dead ones are not in it.
     by_name: HashTable<u32>,
     hash: RandomState,
@@ -112,8 +112,7 @@ impl GrowingTree {
             dentries: Vec::new(),
             names: Vec::new(),
             extents: Vec::new(),
-            xattr_sets: Vec::new(),
-            known_sets: HashMap::new(),
+            xattrs: XattrSets::default(),
             by_name: HashTable::new(),
             hash: RandomState::new(),
             forward: HashMap::new(),
@@ -147,7 +146,7 @@ impl GrowingTree {
             return Ok(None);
         }
         if entry.path.is_empty() {
-            let xattrs = self.intern(entry.xattrs)?;
+            let xattrs = self.xattrs.intern(&entry.xattrs)?;
             let root = &mut self.inodes[0];
             (root.perm, root.uid, root.gid, root.mtime) = (entry.perm, entry.uid, entry.gid, entry.mtime);
             (root.xattrs, root.layer, root.implicit) = (xattrs, self.layer, false);
@@ -164,7 +163,7 @@ impl GrowingTree {
             uid: entry.uid,
             gid: entry.gid,
             nlink: 0,
-            xattrs: self.intern(entry.xattrs)?,
+            xattrs: self.xattrs.intern(&entry.xattrs)?,
             perm: entry.perm,
             layer: self.layer,
             implicit: false,
@@ -374,19 +373,6 @@ impl GrowingTree {
         let start = number(self.names.len())?;
         self.names.extend_from_slice(name);
         Ok(start)
-    }
-
-    fn intern(&mut self, set: XattrSet) -> Result<u32, GrowError> {
-        if set.is_empty() {
-            return Ok(0);
-        }
-        if let Some(&known) = self.known_sets.get(&set) {
-            return Ok(known);
-        }
-        self.xattr_sets.push(set.clone());
-        let known = number(self.xattr_sets.len())?;
-        self.known_sets.insert(set, known);
-        Ok(known)
     }
 
     fn dentry(&self, dir: Ino, name: &[u8]) -> Option<u32> {

@@ -44,7 +44,7 @@ pub(in crate::index) struct Inode {
     pub uid: u32,
     pub gid: u32,
     pub nlink: u32,
-    /// 0 for none, else a set's number and one.
+    /// Where its set stands in [`XattrSets`](crate::index::xattrs::XattrSets); 0 for none.
     pub xattrs: u32,
     pub perm: u16,
     pub layer: LayerNo,
