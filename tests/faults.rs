@@ -158,7 +158,10 @@ fn a_tar_that_is_cut_short() {
     let again = "make or fetch it again";
     for (length, within) in [(700, "a header"), (100_000, "a file's content")] {
         let cut = place.file("cut.tar", &[&tar[..length]]);
-        place.refuse(&[&cut], 6, &["\"./cut.tar\"", "truncated", within, again]);
+        let end = format!("truncated: the archive ends at byte {length}, in the middle of {within}");
+        place.refuse(&[&cut], 6, &["\"./cut.tar\"", &end, again]);
+        succeed(place.0.command("gzip").args(["--keep", "--force", "cut.tar"]));
+        place.refuse(&["./cut.tar.gz"], 6, &["\"./cut.tar.gz\"", &end, again]);
     }
     for program in ["gzip", "zstd", "xz"] {
         let packed = succeed(place.0.command(program).arg("-c").arg(archives::fixture("small.tar")));

@@ -50,10 +50,10 @@ impl<R: BufRead> BufRead for Watched<R> {
 }
 
 impl TarInput for Watched<FileInput<'_>> {
-    fn skip(&mut self, n: u64) -> io::Result<()> {
+    fn skip(&mut self, n: u64) -> io::Result<u64> {
         self.progress.check().map_err(io::Error::other)?;
-        self.inner.skip(n)?;
-        self.progress.add_bytes(n);
-        Ok(())
+        let passed = self.inner.skip(n)?;
+        self.progress.add_bytes(passed);
+        Ok(passed)
     }
 }

@@ -6,22 +6,23 @@ use std::os::unix::fs::FileExt;
 
 /// The bytes of a tar archive, from the front.
 pub trait TarInput: BufRead {
-    /// Passes over `n` bytes; fewer only where the input ends, which is then reported by the next read.
-    fn skip(&mut self, mut n: u64) -> io::Result<()> {
-        while n > 0 {
+    /// Passes over `n` bytes, or fewer where the input ends before. Returns over how many.
+    fn skip(&mut self, n: u64) -> io::Result<u64> {
+        let mut left = n;
+        while left > 0 {
             let here = match self.fill_buf() {
                 Ok(bytes) => bytes.len(),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             };
             if here == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                break;
             }
-            let step = here.min(usize::try_from(n).unwrap_or(usize::MAX));
+            let step = here.min(usize::try_from(left).unwrap_or(usize::MAX));
             self.consume(step);
-            n -= step as u64;
+            left -= step as u64;
         }
-        Ok(())
+        Ok(n - left)
     }
 }
 
@@ -93,18 +94,16 @@ impl BufRead for FileInput<'_> {
 }
 
 impl TarInput for FileInput<'_> {
-    fn skip(&mut self, n: u64) -> io::Result<()> {
+    fn skip(&mut self, n: u64) -> io::Result<u64> {
         let buffered = self.range.len() as u64;
         if n <= buffered {
             self.consume(n as usize);
-            return Ok(());
+            return Ok(n);
         }
         self.range = 0..0;
-        match self.position.checked_add(n - buffered).filter(|&to| to <= self.size) {
-            Some(to) => self.position = to,
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-        Ok(())
+        let further = (n - buffered).min(self.size.saturating_sub(self.position));
+        self.position += further;
+        Ok(buffered + further)
     }
 }
 

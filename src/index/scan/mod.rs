@@ -444,16 +444,9 @@ impl<R: TarInput> Scanner<R> {
     }
 
     fn skip(&mut self, n: u64, what: &'static str) -> Result<(), ScanError> {
-        match self.input.skip(n) {
-            Ok(()) => {
-                self.position += n;
-                Ok(())
-            }
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && e.get_ref().is_none() => {
-                Err(ScanError::Truncated { at: self.position, what })
-            }
-            Err(e) => Err(e.into()),
-        }
+        let passed = self.input.skip(n)?;
+        self.position += passed;
+        if passed < n { Err(ScanError::Truncated { at: self.position, what }) } else { Ok(()) }
     }
 }
 
