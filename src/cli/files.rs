@@ -73,7 +73,7 @@ pub fn minute(time: Timestamp) -> String {
 
 /// A time with all its digits, in UTC.
 pub fn instant(time: Timestamp) -> String {
-    jiff_time(time).map_or_else(|| format!("@{}.{:09}", time.secs, time.nanos), |time| time.to_string())
+    jiff_time(time).map_or_else(|| format!("@{time}"), |time| time.to_string())
 }
 
 /// What is beyond the years that can be written has none.

@@ -58,7 +58,7 @@ pub enum Attribute {
     Uid,
     /// Numeric group.
     Gid,
-    /// Seconds since 1970, and nanoseconds.
+    /// Seconds since 1970, negative before, with nine decimals.
     Mtime,
     /// Hard links, but of directories.
     Links,
@@ -187,7 +187,7 @@ fn changes(contents: &mut Contents<'_>, stats: [Stat; 2]) -> Result<Vec<Change>,
     note(Attribute::Mode, stats.map(|s| format!("{:04o}", s.perm)));
     note(Attribute::Uid, stats.map(|s| s.uid.to_string()));
     note(Attribute::Gid, stats.map(|s| s.gid.to_string()));
-    note(Attribute::Mtime, stats.map(|s| format!("{}.{:09}", s.mtime.secs, s.mtime.nanos)));
+    note(Attribute::Mtime, stats.map(|s| s.mtime.to_string()));
     if a.file_type != FileType::Directory {
         note(Attribute::Links, stats.map(|s| s.nlink.to_string()));
     }

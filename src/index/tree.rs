@@ -90,6 +90,16 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
+/// Seconds since 1970, negative before, with nine decimals.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = i128::from(self.secs) * 1_000_000_000 + i128::from(self.nanos);
+        let sign = if nanos < 0 { "-" } else { "" };
+        let (whole, rest) = (nanos.unsigned_abs() / 1_000_000_000, nanos.unsigned_abs() % 1_000_000_000);
+        write!(f, "{sign}{whole}.{rest:09}")
+    }
+}
+
 /// The attributes of an inode, as stored; see stat(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {

@@ -140,6 +140,26 @@ fn diff_tells_every_difference() {
 }
 
 #[test]
+fn diff_tells_times_before_1970() {
+    let sandbox = Sandbox::new();
+    for (name, times) in [("before.tar", ["-0.5", "-1.25"]), ("after.tar", ["-1.5", "1.25"])] {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, time) in ["a", "b"].iter().zip(times) {
+            builder.append_pax_extensions([("mtime", time.as_bytes())]).unwrap();
+            let mut header = tar::Header::new_ustar();
+            header.set_size(0);
+            builder.append_data(&mut header, path, std::io::empty()).unwrap();
+        }
+        std::fs::write(sandbox.path(name), builder.into_inner().unwrap()).unwrap();
+    }
+    assert_snapshot!(run(&sandbox, &["diff", "./before.tar", "./after.tar"]), @r"
+    changed  /a  mtime -0.500000000 -> -1.500000000
+    changed  /b  mtime -1.250000000 -> 1.250000000
+    status 1
+    ");
+}
+
+#[test]
 fn diff_is_interrupted_while_it_compares() {
     let sandbox = Sandbox::new();
     std::fs::write(sandbox.path("empty.tar"), Layer::new(0).dir("./").tar()).unwrap();
