@@ -106,6 +106,45 @@ fn the_tree_is_copied_whole() {
 }
 
 #[test]
+fn access_control_lists_are_those_that_were_packed() {
+    let pair = Pair::new(
+        r#"
+        mkdir shared; touch plain file shared/inside; chmod 640 file
+        setfacl -m u:4242:rwx,u:4241:---,g:4343:rw-,m::rw- file
+        setfacl -m g:4343:rwx,d:u:4242:r-x,d:o::--- shared; setfacl -d -m u::rwx,g::r-x,o::- .
+        "#,
+    );
+    let list = |dir: &std::path::Path| {
+        let mut list = pair.sandbox.command("sh");
+        list.args(["-c", "find . | sort | getfacl --numeric -"]).current_dir(dir);
+        String::from_utf8(succeed(&mut list)).unwrap()
+    };
+    let original = list(&pair.original);
+    assert_eq!(list(&pair.mounted), original);
+    for (program, options) in [("tar", "--format=posix"), ("bsdtar", "--no-xattrs --format=pax")] {
+        let pack = format!(
+            "{program} --acls {options} -c -f acls.tar -C original . && ! grep -q posix_acl acls.tar"
+        );
+        succeed(pair.sandbox.command("sh").args(["-c", &pack]));
+        let mountpoint = pair.sandbox.mount(program, ["./acls.tar"]);
+        assert_eq!(list(&mountpoint.join("rootfs")), original, "{program}");
+    }
+}
+
+#[test]
+fn an_access_control_list_of_somebody_without_a_number_is_left_out() {
+    let pair = Pair::new("touch file; setfacl -m u:daemon:rwx file");
+    succeed(
+        pair.sandbox.command("sh").args(["-c", "tar --acls --format=posix -c -f acls.tar -C original ."]),
+    );
+    let mountpoint = pair.sandbox.mount("acls", ["./acls.tar"]);
+    let mut listing = pair.sandbox.command("getfacl");
+    listing.args(["--numeric", "--omit-header", "file"]).current_dir(mountpoint.join("rootfs"));
+    // The group's permissions are the mask's: as the mode tells them.
+    assert_eq!(String::from_utf8(succeed(&mut listing)).unwrap(), "user::rw-\ngroup::rwx\nother::r--\n\n");
+}
+
+#[test]
 fn a_repository_is_in_the_state_in_which_it_was_packed() {
     let pair = Pair::new(
         r#"

@@ -6,6 +6,7 @@
 //!
 //! The archive is hostile until shown otherwise: whatever it claims about itself is bounded or refused.
 
+mod acl;
 mod error;
 mod header;
 mod input;
@@ -248,7 +249,8 @@ impl<R: TarInput> Scanner<R> {
         pending: Pending,
         at: u64,
     ) -> Result<Entry, ScanError> {
-        let pax = pending.pax.unwrap_or_else(|| self.globals.clone());
+        let mut pax = pending.pax.unwrap_or_else(|| self.globals.clone());
+        let xattrs = pax.take_xattrs();
         let raw_path = match pax.sparse.name.clone().or(pax.path).or(pending.gnu_path) {
             Some(path) => path,
             None => header.path(),
@@ -297,7 +299,7 @@ impl<R: TarInput> Scanner<R> {
             uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
             gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
             mtime: pax.mtime.map_or_else(|| header.mtime(), Ok)?,
-            xattrs: pax.xattrs.into_iter().collect(),
+            xattrs,
         })
     }
 

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::ScanError;
+use super::{ScanError, acl};
 use crate::index::Timestamp;
+
+/// `XATTR_SIZE_MAX`
+pub(super) const MAX_VALUE: usize = 65536;
 
 /// What the records of an extended header say about an entry. A `None` leaves the plain header's word.
 #[derive(Debug, Default, Clone)]
@@ -14,7 +17,9 @@ pub(super) struct PaxHeader {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub mtime: Option<Timestamp>,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Those that stand for ACLs that came as text.
+    acls: BTreeMap<&'static [u8], Vec<u8>>,
     pub sparse: PaxSparse,
 }
 
@@ -60,6 +65,16 @@ impl PaxHeader {
         self.size = None;
         self.sparse = PaxSparse::default();
         self.xattrs.clear();
+        self.acls.clear();
+    }
+
+    /// Names and values of all extended attributes, sorted by name. An ACL is among them, unless the attribute that it stands
+    /// for has a record of its own.
+    pub fn take_xattrs(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        for (name, value) in std::mem::take(&mut self.acls) {
+            self.xattrs.entry(name.to_vec()).or_insert(value);
+        }
+        std::mem::take(&mut self.xattrs).into_iter().collect()
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
@@ -77,6 +92,11 @@ impl PaxHeader {
             b"GNU.sparse.numbytes" => self.sparse.extents.push((self.sparse.offset.take()?, decimal(value)?)),
             b"GNU.sparse.map" => self.sparse.extents = sparse_map(value)?,
             _ => {
+                if let Some((name, value)) = acl::attribute(key, value) {
+                    self.acls.remove(name);
+                    self.acls.extend(value.map(|value| (name, value)));
+                    return Some(());
+                }
                 let (name, value) = if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     (name.to_vec(), value.to_vec())
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
@@ -84,7 +104,7 @@ impl PaxHeader {
                 } else {
                     return Some(());
                 };
-                if name.is_empty() || name.len() > 255 || name.contains(&0) || value.len() > 65536 {
+                if name.is_empty() || name.len() > 255 || name.contains(&0) || value.len() > MAX_VALUE {
                     return None;
                 }
                 // libarchive writes both spellings of one attribute.
@@ -104,7 +124,7 @@ fn text(value: &[u8]) -> Option<Option<Vec<u8>>> {
     optional(value, |v| (!v.contains(&0)).then(|| v.to_vec()))
 }
 
-fn id(value: &[u8]) -> Option<u32> {
+pub(super) fn id(value: &[u8]) -> Option<u32> {
     u32::try_from(decimal(value)?).ok()
 }
 
@@ -282,5 +302,28 @@ mod tests {
             pax.xattrs,
             BTreeMap::from([(b"user.a".to_vec(), hello.clone()), (b"user.b".to_vec(), hello)])
         );
+    }
+
+    #[test]
+    fn an_acl_as_text_stands_for_the_attribute_that_has_no_record() {
+        let list = b"user::rw-,user:7:r--,group::r--,mask::r--,other::r--";
+        let text = record("SCHILY.acl.access", list);
+        let attribute = record("SCHILY.xattr.system.posix_acl_access", b"1");
+        let xattrs = |records: &[&[u8]]| {
+            let mut pax = PaxHeader::default();
+            pax.add(&records.concat(), 0).unwrap();
+            pax.take_xattrs()
+        };
+        let name = b"system.posix_acl_access".to_vec();
+        for records in [[&attribute[..], &text], [&text, &attribute]] {
+            assert_eq!(xattrs(&records), [(name.clone(), b"1".to_vec())]);
+        }
+        assert_eq!(
+            xattrs(&[&text]),
+            [(name, acl::attribute(b"SCHILY.acl.access", list).unwrap().1.unwrap())]
+        );
+        assert_eq!(xattrs(&[&text, &record("SCHILY.acl.access", b"")]), []);
+        // Nothing but permissions, which the mode has.
+        assert_eq!(xattrs(&[&record("SCHILY.acl.access", b"user::rw-,group::r--,other::r--")]), []);
     }
 }
