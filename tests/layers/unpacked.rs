@@ -145,6 +145,18 @@ fn a_hard_link_can_lead_to_the_layers_below() {
 }
 
 #[test]
+fn a_hard_link_leads_to_the_file_of_its_own_layer_wherever_that_stands() {
+    let layers = [base(), top().link("x", "d/a").file("d/a", "a of 1")].map(Layer::tar);
+    let ours = Manifest::of(&merged(&layers));
+    assert_eq!((ours.get("x", "links"), ours.get("d/a", "nlink")), (Some("d/a"), Some("2")));
+    // One entry after the other, this is a link to what was there before.
+    assert_eq!(umoci(&layers).get("x", "nlink"), Some("1"));
+    // Where nothing was, there is but one meaning.
+    let layers = [base(), top().link("x", "new").file("new", "new")].map(Layer::tar);
+    assert_eq!(Manifest::of(&merged(&layers)).get("x", "links"), Some("new"));
+}
+
+#[test]
 fn a_hard_link_and_its_target_go_their_own_ways() {
     same([base(), top().file("f", "replaced")]);
     same([base(), top().file("f-link", "replaced"), Layer::new(2).link("third", "f")]);
