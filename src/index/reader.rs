@@ -342,7 +342,13 @@ impl<B: AsRef<[u8]> + Send + Sync> Tree for Index<B> {
             match directory.name(dentry)?.cmp(name) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return Ok(Some(self.child(dir, dentry)?.0)),
+                std::cmp::Ordering::Equal => {
+                    let (ino, named) = self.child(dir, dentry)?;
+                    return match self.inode(ino) {
+                        Ok((_, file_type)) if file_type == named => Ok(Some(ino)),
+                        _ => Err(TreeError::Corrupt("a name leads to something of another type")),
+                    };
+                }
             }
         }
         Ok(None)

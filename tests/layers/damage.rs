@@ -29,6 +29,8 @@ fn a_file_that_is_a_directory_is_an_error() {
     let mut index = layer();
     let name_of_file = section(&index, DENTRIES) + 12;
     index[name_of_file] = 2;
+    let looked_up = Index::new(&index, &IDENTITY).unwrap().lookup(Ino::ROOT, b"f").unwrap_err();
+    assert_eq!(looked_up.to_string(), "the index is damaged: a name leads to something of another type");
     let error = Merge::new().add(&Index::new(&index, &IDENTITY).unwrap()).unwrap_err();
     assert_eq!(error.to_string(), "layer 0: the index is damaged: the name of a file leads to a directory");
 }
