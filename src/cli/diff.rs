@@ -15,7 +15,8 @@ use crate::source::Source;
 /// Show how the root filesystems of two sources differ
 ///
 /// One line a path: whether the second source added or removed it, or changed it and in which attributes. Content is
-/// compared byte by byte. Exits with status 1 if they differ.
+/// compared byte by byte. Of names that are hard links of one file, all are compared with the first of them: `name /a -> /b`
+/// is the same file as /a in the first source, and as /b in the second. Exits with status 1 if they differ.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// The first source, as `imagefs mount` takes it

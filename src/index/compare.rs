@@ -1,5 +1,6 @@
 //! How two filesystems differ: names, attributes and content.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 
@@ -62,6 +63,8 @@ pub enum Attribute {
     Mtime,
     /// Hard links, but of directories.
     Links,
+    /// Which file a name leads to: the first of that file's names that both have.
+    Name,
     /// A file's length in bytes.
     Size,
     /// A file's bytes: the SHA-256 of both.
@@ -83,6 +86,7 @@ impl fmt::Display for Attribute {
             Attribute::Gid => "gid",
             Attribute::Mtime => "mtime",
             Attribute::Links => "links",
+            Attribute::Name => "name",
             Attribute::Size => "size",
             Attribute::Content => "content",
             Attribute::Target => "target",
@@ -114,6 +118,7 @@ pub fn compare(
 ) -> Result<(), ReadError> {
     let sides = [before, after];
     let mut contents = Contents { sides, known: LruCache::new(REMEMBERED) };
+    let mut names = FirstNames::default();
     let mut path = Vec::new();
     let root = Pair { name: Vec::new(), inodes: [Some(Ino::ROOT); 2] };
     let mut levels = vec![Level { path_len: 0, rest: vec![root].into_iter() }];
@@ -130,7 +135,7 @@ pub fn compare(
         let stat = |side: usize| inodes[side].map(|ino| sides[side].tree().stat(ino)).transpose();
         let stats = [stat(0)?, stat(1)?];
         let kind = match stats {
-            [Some(a), Some(b)] => Some(changes(&mut contents, [a, b])?)
+            [Some(a), Some(b)] => Some(changes(&mut contents, &mut names, &path, [a, b])?)
                 .filter(|changes| !changes.is_empty())
                 .map(DifferenceKind::Changed),
             [None, _] => Some(DifferenceKind::Added),
@@ -171,7 +176,12 @@ fn pairs(sides: [&Filesystem; 2], stats: [Option<Stat>; 2]) -> Result<Vec<Pair>,
     Ok(pairs)
 }
 
-fn changes(contents: &mut Contents<'_>, stats: [Stat; 2]) -> Result<Vec<Change>, ReadError> {
+fn changes(
+    contents: &mut Contents<'_>,
+    names: &mut FirstNames,
+    path: &[u8],
+    stats: [Stat; 2],
+) -> Result<Vec<Change>, ReadError> {
     let sides = contents.sides;
     let mut changes = Vec::new();
     let mut note = |attribute, [before, after]: [String; 2]| {
@@ -190,6 +200,9 @@ fn changes(contents: &mut Contents<'_>, stats: [Stat; 2]) -> Result<Vec<Change>,
     note(Attribute::Mtime, stats.map(|s| s.mtime.to_string()));
     if a.file_type != FileType::Directory {
         note(Attribute::Links, stats.map(|s| s.nlink.to_string()));
+        if stats.iter().any(|stat| stat.nlink > 1) {
+            note(Attribute::Name, names.of(path, stats));
+        }
     }
     match a.file_type {
         FileType::Regular => {
@@ -230,6 +243,23 @@ fn xattrs(side: &Filesystem, stat: &Stat) -> Result<Xattrs, ReadError> {
         true
     })?;
     Ok(found)
+}
+
+/// The first names of the files that have several, in the order of the walk.
+#[derive(Default)]
+struct FirstNames([HashMap<Ino, String>; 2]);
+
+impl FirstNames {
+    /// The first names of what both have as `path`. Names that only one of them has would be told of anyway.
+    fn of(&mut self, path: &[u8], stats: [Stat; 2]) -> [String; 2] {
+        let own = || format!("/{}", path.escape_ascii());
+        let [before, after] = &mut self.0;
+        let first = |names: &mut HashMap<Ino, String>, stat: Stat| match stat.nlink {
+            ..=1 => own(),
+            _ => names.entry(stat.ino).or_insert_with(own).clone(),
+        };
+        [first(before, stats[0]), first(after, stats[1])]
+    }
 }
 
 /// The bytes of files, those with several names read once.

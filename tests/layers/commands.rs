@@ -160,6 +160,36 @@ fn diff_tells_times_before_1970() {
 }
 
 #[test]
+fn diff_tells_which_names_are_links_of_each_other() {
+    let sandbox = Sandbox::new();
+    let write = |name: &str, links: [(&str, &str); 3]| {
+        let files = Layer::new(0).dir("./").file("a", "1").file("new", "1").file("z", "1");
+        let layer = links.into_iter().fold(files, |layer, (path, target)| layer.link(path, target));
+        std::fs::write(sandbox.path(name), layer.tar()).unwrap();
+    };
+    write("before.tar", [("b", "a"), ("y", "z"), ("x", "y")]);
+    write("same.tar", [("y", "z"), ("x", "z"), ("b", "a")]);
+    write("after.tar", [("y", "a"), ("x", "z"), ("b", "z")]);
+    write("fewer.tar", [("y", "z"), ("x", "new"), ("b", "a")]);
+    let diff = |after: &str| run(&sandbox, &["diff", "./before.tar", after]);
+    assert_eq!(diff("./same.tar"), "status 0");
+    assert_snapshot!(diff("./after.tar"), @r"
+    changed  /b  mode 0702 -> 0704, uid 1002 -> 1004, gid 2002 -> 2004, mtime 1000000002.000000000 -> 1000000004.000000000, links 2 -> 3, name /a -> /b
+    changed  /x  name /x -> /b
+    changed  /y  mode 0704 -> 0702, uid 1004 -> 1002, gid 2004 -> 2002, mtime 1000000004.000000000 -> 1000000002.000000000, links 3 -> 2, name /x -> /a
+    changed  /z  name /x -> /b
+    status 1
+    ");
+    assert_snapshot!(diff("./fewer.tar"), @r"
+    changed  /new  links 1 -> 2
+    changed  /x  mode 0704 -> 0703, uid 1004 -> 1003, gid 2004 -> 2003, mtime 1000000004.000000000 -> 1000000003.000000000, links 3 -> 2, name /x -> /new
+    changed  /y  links 3 -> 2, name /x -> /y
+    changed  /z  links 3 -> 2, name /x -> /y
+    status 1
+    ");
+}
+
+#[test]
 fn diff_is_interrupted_while_it_compares() {
     let sandbox = Sandbox::new();
     std::fs::write(sandbox.path("empty.tar"), Layer::new(0).dir("./").tar()).unwrap();
