@@ -259,6 +259,31 @@ fn a_disk_that_is_full_before_the_export_is_whole() {
 }
 
 #[test]
+fn a_disk_that_is_full_before_an_archive_is_unpacked() {
+    let place = Place::new();
+    let disk = place.small_disk("disk");
+    let refused = |args: &[&str]| {
+        let outcome = place.0.run(place.0.imagefs(args).env("IMAGEFS_CACHE_DIR", &disk));
+        assert_eq!(outcome.code, Some(7), "{outcome:#?}");
+        for word in ["no space left in the cache", "0 MiB are free there", "imagefs cache prune"] {
+            assert!(outcome.stderr.contains(word), "{outcome:#?}");
+        }
+        assert_eq!(files_below(&disk), [disk.join("CACHEDIR.TAG")]);
+    };
+    let archive = archives::fixture("forms/torture/docker.tar");
+    succeed(place.0.command("sh").args(["-c", "gzip -1c \"$1\" >image.tar.gz", "sh"]).arg(archive));
+    for source in ["./image.tar.gz", "docker-archive:image.tar.gz"] {
+        refused(&["ls", source, "/"]);
+        refused(&["mount", source, "mnt"]);
+    }
+    for daemon in Daemon::both() {
+        refused(&["history", "--host", daemon.host(), "imagefs-test/torture"]);
+    }
+    succeed(place.0.command("umount").arg(&disk));
+    place.assert_clean(&place.0.path("cache"));
+}
+
+#[test]
 fn an_index_that_cannot_be_used_is_made_anew() {
     let place = Place::new();
     let tar = archives::fixture("small.tar");

@@ -123,14 +123,16 @@ impl CacheError {
         error.get_ref()?.downcast_ref()
     }
 
-    pub(super) fn io(action: &'static str, path: &Path, source: impl Into<io::Error>) -> CacheError {
+    /// A failed system call on `path`, which is of the cache.
+    pub(crate) fn io(action: &'static str, path: &Path, source: impl Into<io::Error>) -> CacheError {
         let source = source.into();
         let path = path.to_owned();
         match Errno::from_io_error(&source) {
             Some(Errno::NOSPC | Errno::DQUOT) => {
-                let free = path
-                    .parent()
-                    .and_then(|dir| rustix::fs::statvfs(dir).ok())
+                // What was to be made there need not be there.
+                let free = std::iter::once(&*path)
+                    .chain(path.parent())
+                    .find_map(|there| rustix::fs::statvfs(there).ok())
                     .map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
                 CacheError::NoSpace { action, path, free, source }
             }

@@ -280,9 +280,9 @@ struct Spooling<'a, R> {
 impl<R: Read> Read for Spooling<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.source.read(buf)?;
-        self.copy.write_all(&buf[..n]).map_err(|source| OciError::Io {
+        self.copy.write_all(&buf[..n]).map_err(|source| OciError::Spool {
             doing: "unpack the archive into",
-            path: self.directory.to_owned(),
+            directory: self.directory.to_owned(),
             source,
         })?;
         Ok(n)
@@ -291,9 +291,9 @@ impl<R: Read> Read for Spooling<'_, R> {
 
 /// A file in `directory` that has no name, and so ends with its last descriptor.
 fn unlinked_file(directory: &Path) -> Result<File, OciError> {
-    let failed = |e: Errno| OciError::Io {
+    let failed = |e: Errno| OciError::Spool {
         doing: "make a temporary file in",
-        path: directory.to_owned(),
+        directory: directory.to_owned(),
         source: e.into(),
     };
     let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);

@@ -56,6 +56,16 @@ pub enum OciError {
         /// Why not.
         source: io::Error,
     },
+    /// There is no room, or no right, to unpack an archive.
+    #[error("cannot {doing} {}: {source}", shown(directory))]
+    Spool {
+        /// What was being done.
+        doing: &'static str,
+        /// [`OpenOptions::spool`](super::OpenOptions::spool).
+        directory: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// Neither an archive nor a directory that could be one of an image.
     #[error("{} is not a tar archive", shown(.0))]
     NotATar(PathBuf),

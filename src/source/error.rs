@@ -38,7 +38,7 @@ pub enum SourceError {
     Docker(#[from] DockerError),
     /// An image in an archive or a layout cannot be used.
     #[error(transparent)]
-    Oci(#[from] OciError),
+    Oci(OciError),
     /// A layer of an image is not what it should be.
     #[error("cannot use {}: layer {layer}: {problem}", quote(Path::new(source_name)))]
     Layer {
@@ -122,6 +122,16 @@ pub enum ContentProblem {
     /// As one of several layers.
     #[error(transparent)]
     Merge(#[from] MergeError),
+}
+
+impl From<OciError> for SourceError {
+    fn from(error: OciError) -> SourceError {
+        match error {
+            // Archives are unpacked into the cache.
+            OciError::Spool { doing, directory, source } => CacheError::io(doing, &directory, source).into(),
+            error => SourceError::Oci(error),
+        }
+    }
 }
 
 impl SourceError {
