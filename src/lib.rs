@@ -17,7 +17,7 @@
 //! | [`gateway`] | the library's public face: a source read by mount index and path, without FUSE | [`source`], `index` |
 //! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
 //! | [`source`] | what the user named → filesystems: asks the daemon, fills the cache | all but `fuse` and `cli` |
-//! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`image`] |
+//! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`image`], [`progress`] |
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 

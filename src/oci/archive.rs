@@ -10,12 +10,13 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::Transport;
 use super::compression::{Compression, Limits, Unpacker};
 use super::error::{OciError, printable};
 use super::spec;
 use super::store::Section;
 use super::tarscan::{FileInput, Input, Member, Scanner, StreamInput};
+use super::{OpenOptions, Transport};
+use crate::progress::{Phase, Progress};
 
 /// What the names of an archive's members may take in memory, bytes, with [`MEMBER_COST`] for each.
 const MAX_CATALOGUE: usize = 32 << 20;
@@ -57,24 +58,22 @@ enum Look {
 
 impl Archive {
     /// Lists an archive whose transport the user named.
-    pub(super) fn open(path: &Path, spool: &Path, limits: Limits) -> Result<Archive, OciError> {
-        Archive::open_and_look(path, spool, limits, Look::Collect).map(|(archive, _)| archive)
+    pub(super) fn open(path: &Path, options: &OpenOptions<'_>) -> Result<Archive, OciError> {
+        Archive::open_and_look(path, options, Look::Collect).map(|(archive, _)| archive)
     }
 
     /// Lists an archive and says how its image is to be read; `None` for a tar that holds none.
     pub(super) fn recognise(
         path: &Path,
-        spool: &Path,
-        limits: Limits,
+        options: &OpenOptions<'_>,
     ) -> Result<Option<(Archive, Transport)>, OciError> {
-        let (archive, transport) = Archive::open_and_look(path, spool, limits, Look::Recognise)?;
+        let (archive, transport) = Archive::open_and_look(path, options, Look::Recognise)?;
         Ok(transport.map(|transport| (archive, transport)))
     }
 
     fn open_and_look(
         path: &Path,
-        spool: &Path,
-        limits: Limits,
+        options: &OpenOptions<'_>,
         look: Look,
     ) -> Result<(Archive, Option<Transport>), OciError> {
         let file = open_file(path)?;
@@ -84,12 +83,16 @@ impl Archive {
             let transport = scan(file_input(&file, path)?, path, look, collect)?;
             return Ok((Archive { file: Arc::new(file), catalogue }, transport));
         }
-        Archive::copy_and_look(unpacker(&file, path, limits)?, path, spool, look)
+        Archive::copy_and_look(unpacker(&file, path, options.limits)?, path, options, look)
     }
 
     /// Lists an archive that comes as a stream, all of which is read and copied to a file without a name.
-    pub(super) fn copy(mut stream: impl Read, path: &Path, spool: &Path) -> Result<Archive, OciError> {
-        let (archive, _) = Archive::copy_and_look(&mut stream, path, spool, Look::Collect)?;
+    pub(super) fn copy(
+        mut stream: impl Read,
+        path: &Path,
+        options: &OpenOptions<'_>,
+    ) -> Result<Archive, OciError> {
+        let (archive, _) = Archive::copy_and_look(&mut stream, path, options, Look::Collect)?;
         // The stream may have more to say than the archive: that it broke off, for one.
         io::copy(&mut stream, &mut io::sink()).map_err(|source| OciError::Io {
             doing: "read",
@@ -102,12 +105,16 @@ impl Archive {
     fn copy_and_look(
         source: impl Read,
         path: &Path,
-        spool: &Path,
+        options: &OpenOptions<'_>,
         look: Look,
     ) -> Result<(Archive, Option<Transport>), OciError> {
+        let OpenOptions { spool, progress, .. } = *options;
+        if let Some(progress) = progress {
+            progress.enter(Phase::Reading);
+        }
         let mut catalogue = Catalogue::default();
         let spooled = unlinked_file(spool)?;
-        let spooling = Spooling { source, copy: &spooled, directory: spool };
+        let spooling = Spooling { source, copy: &spooled, directory: spool, progress };
         let input = StreamInput(BufReader::with_capacity(128 << 10, spooling));
         let transport = scan(input, path, look, |name, member| catalogue.add(path, name, member))?;
         Ok((Archive { file: Arc::new(spooled), catalogue }, transport))
@@ -176,16 +183,6 @@ impl Catalogue {
         self.members.insert(components(name).join(&b'/'), member.clone());
         Ok(())
     }
-}
-
-/// Says by its content how a tar holds an image; `None` for one that holds none.
-pub(super) fn detect(path: &Path, limits: Limits) -> Result<Option<Transport>, OciError> {
-    let file = open_file(path)?;
-    let ignore = |_: &[u8], _: &Member| Ok(());
-    if compression(&file, path)? == Compression::None {
-        return scan(file_input(&file, path)?, path, Look::Recognise, ignore);
-    }
-    scan(StreamInput(unpacker(&file, path, limits)?), path, Look::Recognise, ignore)
 }
 
 /// Directories that root filesystems have at their top and image archives have not; hier(7).
@@ -270,16 +267,23 @@ fn unpacker<'a>(file: &'a File, path: &Path, limits: Limits) -> Result<Unpacker<
     Unpacker::new(file, printable(path.as_os_str().as_bytes()), limits)
 }
 
-/// A stream that is written to a file as it is read.
+/// A stream that is written to a file as it is read, and told of.
 struct Spooling<'a, R> {
     source: R,
     copy: &'a File,
     directory: &'a Path,
+    progress: Option<&'a Progress>,
 }
 
 impl<R: Read> Read for Spooling<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(progress) = self.progress {
+            progress.check().map_err(OciError::from)?;
+        }
         let n = self.source.read(buf)?;
+        if let Some(progress) = self.progress {
+            progress.add_bytes(n as u64);
+        }
         self.copy.write_all(&buf[..n]).map_err(|source| OciError::Spool {
             doing: "unpack the archive into",
             directory: self.directory.to_owned(),

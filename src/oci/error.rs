@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::image::{Digest, Platform};
+use crate::progress::Cancelled;
 
 /// Text from outside with its control characters escaped, fit for a terminal.
 pub(super) fn printable(text: &[u8]) -> String {
@@ -245,6 +246,9 @@ pub enum OciError {
         /// What there is.
         available: Vec<String>,
     },
+    /// The user lost patience.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
 }
 
 impl OciError {
@@ -273,6 +277,11 @@ impl OciError {
             OciError::NoSuchPlatform { .. } => "choose one with --platform".into(),
             _ => return None,
         })
+    }
+
+    /// Whether nothing is wrong but that more would have to be unpacked than may be.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, OciError::UnpacksTooLarge { .. } | OciError::Bomb { .. })
     }
 
     /// The error of this module inside an [`io::Error`] that a [layer's stream](super::LayerStream) gave.

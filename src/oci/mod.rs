@@ -1,11 +1,11 @@
 //! Images without a daemon: docker-archive, OCI layout and OCI archive → configuration and ordered layers.
 //!
-//! [`open`] finds the image that is meant and verifies everything that describes it; [`OciImage::layer`] gives
-//! each layer as an uncompressed tar that is verified while it is read. [`detect`] says what a path holds.
-//! Nothing is unpacked, and no path of the host is built from what an image says: blobs are found by
-//! openat2(2) beneath the layout's directory (Linux 5.6) or within the archive.
+//! [`find`] says what a path holds; [`Images::choose`] takes the image that is meant and verifies everything that describes
+//! it; [`OciImage::layer`] gives each layer as an uncompressed tar that is verified while it is read. No file of an image is
+//! unpacked, and no path of the host is built from what an image says: blobs are found by openat2(2) beneath the
+//! layout's directory (Linux 5.6) or within the archive.
 //!
-//! May import [`crate::image`] and nothing else of the crate: layers are merged and kept elsewhere.
+//! May import [`crate::image`] and [`crate::progress`], nothing else of the crate: layers are merged and kept elsewhere.
 
 mod archive;
 mod choose;
@@ -19,7 +19,7 @@ mod store;
 mod tarscan;
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use choose::Reference;
 pub use compression::Limits;
@@ -28,6 +28,7 @@ pub use layer::LayerStream;
 pub use spec::History;
 
 use crate::image::{Digest, ImageConfig, Platform};
+use crate::progress::Progress;
 use archive::Archive;
 use spec::ConfigFile;
 use store::Store;
@@ -61,12 +62,15 @@ pub struct OpenOptions<'a> {
     /// Where an archive that is compressed as a whole is unpacked to, as a file without a name that ends with
     /// the image. It takes as much room as the archive unpacked.
     pub spool: &'a Path,
+    /// Told how far that unpacking is, and asked whether to go on.
+    pub progress: Option<&'a Progress>,
 }
 
 impl<'a> OpenOptions<'a> {
     /// Recognise the transport, want the only image, for this machine if there is a choice, within the usual limits.
     pub fn new(spool: &'a Path) -> OpenOptions<'a> {
-        OpenOptions { transport: None, reference: None, platform: None, limits: Limits::default(), spool }
+        let limits = Limits::default();
+        OpenOptions { transport: None, reference: None, platform: None, limits, spool, progress: None }
     }
 }
 
@@ -188,29 +192,28 @@ impl OciImage {
     }
 }
 
-/// Says by its content how `path` holds an image; `None` for a tar that holds none, and so is a root filesystem.
-///
-/// A tar is one of an image if it has a `manifest.json` of docker's or an `oci-layout` with an `index.json` and no
-/// directory that root filesystems have at their top (`etc`, `usr`, …).
-pub fn detect(path: &Path, limits: Limits) -> Result<Option<Transport>, OciError> {
-    if !is_directory(path)? {
-        return archive::detect(path, limits);
-    }
-    match Store::directory(path)?.document("oci-layout") {
-        Ok(_) => Ok(Some(Transport::OciDir)),
-        Err(OciError::Missing(_)) => Err(OciError::NotAnImage(path.to_owned())),
-        Err(error) => Err(error),
-    }
+/// What a path holds, before one image of it is chosen.
+#[derive(Debug)]
+pub struct Images {
+    store: Store,
+    path: PathBuf,
+    transport: Transport,
+    limits: Limits,
 }
 
-/// Opens an image. A tar that holds none is [`OciError::NotAnImage`].
-pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError> {
-    let OpenOptions { transport, limits, spool, .. } = *options;
-    let (store, transport) = match transport {
+/// Finds out how `path` holds images. An archive that is compressed as a whole is unpacked for that.
+///
+/// Where the user does not say, its content does. A tar is one of images if it has a `manifest.json` of docker's or an
+/// `oci-layout` with an `index.json`, and no directory that root filesystems have at their top (`etc`, `usr`, …).
+///
+/// # Errors
+/// [`OciError::NotAnImage`] for a tar that holds none, and so is a root filesystem.
+pub fn find(path: &Path, options: &OpenOptions<'_>) -> Result<Images, OciError> {
+    let (store, transport) = match options.transport {
         Some(Transport::OciDir) => (Store::directory(path)?, Transport::OciDir),
-        Some(transport) => (Store::Archive(Archive::open(path, spool, limits)?), transport),
+        Some(transport) => (Store::Archive(Archive::open(path, options)?), transport),
         None if is_directory(path)? => (Store::directory(path)?, Transport::OciDir),
-        None => match Archive::recognise(path, spool, limits)? {
+        None => match Archive::recognise(path, options)? {
             Some((archive, transport)) => {
                 let store = Store::Archive(archive);
                 let transport = fuller(&store, path, transport);
@@ -219,12 +222,33 @@ pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError
             None => return Err(OciError::NotAnImage(path.to_owned())),
         },
     };
-    let open = match transport {
-        Transport::DockerArchive => docker_archive::open,
-        Transport::OciDir | Transport::OciArchive => layout::open,
-    };
-    let found = open(&store, path, options.reference.as_ref(), options.platform.as_ref())?;
-    OciImage::new(found, store, limits)
+    Ok(Images { store, path: path.to_owned(), transport, limits: options.limits })
+}
+
+/// Opens an image: [`find`] and [`Images::choose`] in one.
+pub fn open(path: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError> {
+    find(path, options)?.choose(options.reference.as_ref(), options.platform.as_ref())
+}
+
+impl Images {
+    /// How they are packed.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Opens the image that is meant. See [`OpenOptions`] for what it is chosen by.
+    pub fn choose(
+        self,
+        reference: Option<&Reference>,
+        platform: Option<&Platform>,
+    ) -> Result<OciImage, OciError> {
+        let open = match self.transport {
+            Transport::DockerArchive => docker_archive::open,
+            Transport::OciDir | Transport::OciArchive => layout::open,
+        };
+        let found = open(&self.store, &self.path, reference, platform)?;
+        OciImage::new(found, self.store, self.limits)
+    }
 }
 
 /// Which list of an archive to go by. What `docker save` writes has two; an image that was saved by its id is missing in
@@ -243,10 +267,10 @@ fn fuller(store: &Store, path: &Path, transport: Transport) -> Transport {
 ///
 /// All of the stream is read, and kept in a file in [`OpenOptions::spool`] that ends with the image.
 pub fn open_stream(stream: impl Read, name: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError> {
-    let OpenOptions { limits, spool, .. } = *options;
-    let store = Store::Archive(Archive::copy(stream, name, spool)?);
-    let found = docker_archive::open(&store, name, options.reference.as_ref(), options.platform.as_ref())?;
-    OciImage::new(found, store, limits)
+    let store = Store::Archive(Archive::copy(stream, name, options)?);
+    let (path, transport) = (name.to_owned(), Transport::DockerArchive);
+    let images = Images { store, path, transport, limits: options.limits };
+    images.choose(options.reference.as_ref(), options.platform.as_ref())
 }
 
 fn is_directory(path: &Path) -> Result<bool, OciError> {

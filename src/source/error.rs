@@ -129,6 +129,7 @@ impl From<OciError> for SourceError {
         match error {
             // Archives are unpacked into the cache.
             OciError::Spool { doing, directory, source } => CacheError::io(doing, &directory, source).into(),
+            OciError::Cancelled(cancelled) => SourceError::Cancelled(cancelled),
             error => SourceError::Oci(error),
         }
     }

@@ -9,7 +9,6 @@ use std::path::Path;
 use super::fill::Opened;
 use super::image::{self, Current};
 use super::layers;
-use super::watched::Watched;
 use super::{Context, Details, SourceError};
 use crate::cache::{DataRef, Entry};
 use crate::docker::{Daemon, Image};
@@ -52,12 +51,13 @@ fn save(source: &OsStr, daemon: &Daemon, image: &Image, context: &Context<'_>) -
     let options = OpenOptions {
         platform: context.platform.cloned(),
         limits: context.limits(),
+        progress: Some(progress),
         ..OpenOptions::new(context.cache.dir())
     };
     let stream = daemon.save(&image.id)?;
     let current = Current::of(progress);
     current.add(&stream);
-    let saved = oci::open_stream(Watched::new(stream, progress), Path::new(source), &options);
+    let saved = oci::open_stream(stream, Path::new(source), &options);
     let mut saved = saved.map_err(|error| match error {
         OciError::Io { source: error, .. } if error.get_ref().is_some() => SourceError::stream(source, error),
         error => error.into(),

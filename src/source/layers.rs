@@ -13,27 +13,33 @@ use crate::cache::{About, Claim, Content, Data, Entry, Filler, Kind, Obtained};
 use crate::image::Digest;
 use crate::index::scan::{EndMark, ScanError, Scanner, TarInput, Tee};
 use crate::index::{GrowingTree, Merge, write_index};
-use crate::oci::{self, Layer, OciImage, OpenOptions, Reference, Transport};
+use crate::oci::{self, Images, Layer, OciImage, OpenOptions, Reference, Transport};
 use crate::progress::{Phase, Progress};
 
-/// Opens an image of an archive or a layout, which its content tells where the user does not; what the cache does not have
-/// of it is read now.
-pub(super) fn open(
-    source: &OsStr,
+/// Finds the images of an archive or a layout, which its content tells where the user does not.
+pub(super) fn find(
     path: &Path,
     transport: Option<Transport>,
-    reference: Option<Reference>,
     context: &Context<'_>,
-) -> Result<Opened, SourceError> {
+) -> Result<Images, SourceError> {
     context.progress.enter(Phase::Resolving);
     let options = OpenOptions {
         transport,
-        reference,
-        platform: context.platform.cloned(),
         limits: context.limits(),
-        spool: context.cache.dir(),
+        progress: Some(context.progress),
+        ..OpenOptions::new(context.cache.dir())
     };
-    let image = oci::open(path, &options)?;
+    Ok(oci::find(path, &options)?)
+}
+
+/// Opens one of several images; what the cache does not have of it is read now.
+pub(super) fn open(
+    source: &OsStr,
+    images: Images,
+    reference: Option<&Reference>,
+    context: &Context<'_>,
+) -> Result<Opened, SourceError> {
+    let image = images.choose(reference, context.platform)?;
     let entry = open_image(source, &image.id, &image, context)?;
     // The same image may be stored in another way elsewhere, and be called otherwise.
     Ok(Opened::Known(Box::new(entry), Box::new(details(&image))))

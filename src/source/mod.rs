@@ -29,7 +29,7 @@ use crate::cache::{Cache, Entry};
 use crate::docker::{ContainerName, DockerError, Endpoint};
 use crate::image::{Digest, ImageConfig, Platform};
 use crate::index::{Filesystem, FillState};
-use crate::oci::{self, Limits, OciError, Reference};
+use crate::oci::{Limits, Reference};
 use crate::progress::{Phase, Progress};
 
 use self::fill::{Fill, Opened};
@@ -265,7 +265,8 @@ fn find(source: &OsStr, start: Start, context: &Context<'_>) -> Result<Source, S
         Spec::Container(name) => return container::open(source, &name.parse()?, start, context),
         Spec::Tar(path) => tarball::open(source, &path, context)?,
         Spec::Packed { transport, path, reference } => {
-            layers::open(source, &path, Some(transport), reference, context)?
+            let images = layers::find(&path, Some(transport), context)?;
+            layers::open(source, images, reference.as_ref(), context)?
         }
         Spec::Path { path, reference } => open_path(source, &path, reference, context)?,
     };
@@ -325,12 +326,14 @@ fn open_path(
     if let (None, Some(entry)) = (&reference, tarball::cached(path, context)?) {
         return Ok(Opened::Entry(Box::new(entry)));
     }
-    match oci::detect(path, context.limits()) {
-        Ok(Some(_)) => layers::open(source, path, None, reference, context),
-        Err(error) if path.is_dir() || reference.is_some() => Err(error.into()),
-        Ok(None) if reference.is_some() => Err(OciError::NotAnImage(path.to_owned()).into()),
+    let may_be_tar = reference.is_none() && !path.is_dir();
+    match layers::find(path, None, context) {
+        Ok(images) => layers::open(source, images, reference.as_ref(), context),
         // What is wrong with it, if anything, is told by whoever reads it as a tar.
-        Ok(None) | Err(_) => tarball::open(source, path, context),
+        Err(SourceError::Oci(error)) if may_be_tar && !error.is_limit() => {
+            tarball::open(source, path, context)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -254,6 +254,29 @@ fn a_layer_beyond_the_limit_is_refused() {
 }
 
 #[test]
+fn an_archive_that_unpacks_to_more_than_it_may_is_not_taken_for_something_else() {
+    let place = Place::new();
+    place.layout("a", [base().file("big", &"x".repeat(1 << 20))]);
+    place.shell("skopeo oci:l:a docker-archive:docker.tar; gzip docker.tar");
+    let error = place.open_with("%/docker.tar.gz", Ask { max_size: Some(1 << 20), ..Ask::default() }).0;
+    assert!(error.err().unwrap().to_string().contains("unpacks to more than 1048576 bytes"));
+    assert!(place.cache.ls().unwrap().is_empty());
+}
+
+#[test]
+fn an_archive_is_unpacked_once_whether_it_is_said_what_it_is_or_not() {
+    let bytes = ["docker-archive:%/docker.tar.gz", "%/docker.tar.gz"].map(|spelled| {
+        let place = Place::new();
+        place.layout("a", [base(), top()]);
+        place.shell("skopeo oci:l:a docker-archive:docker.tar; gzip docker.tar");
+        let (source, bytes) = place.open_with(spelled, Ask::default());
+        source.unwrap();
+        bytes
+    });
+    assert_eq!(bytes[0], bytes[1]);
+}
+
+#[test]
 fn a_tar_of_a_root_filesystem_is_one_also_without_a_transport() {
     let place = Place::new();
     for (name, layer) in

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use imagefs::image::Digest;
-use imagefs::oci::{self, Limits, OciError, OciImage, OpenOptions, Transport};
+use imagefs::oci::{self, OciError, OciImage, OpenOptions, Transport};
+use imagefs::progress::{Phase, Progress};
 
 fn shell(directory: &Path, script: &str) -> String {
     let output =
@@ -31,6 +32,16 @@ fn open_with(path: &Path, edit: impl Fn(&mut OpenOptions<'_>)) -> Result<OciImag
     let image = oci::open(path, &options);
     assert_eq!(spool.path().read_dir().unwrap().count(), 0, "the spool directory is left as it was");
     image
+}
+
+/// What kind of archive it is; `None` for a tar that holds no image.
+fn detect(path: &Path) -> Result<Option<Transport>, OciError> {
+    let spool = tempfile::tempdir().unwrap();
+    match oci::find(path, &OpenOptions::new(spool.path())) {
+        Ok(images) => Ok(Some(images.transport())),
+        Err(OciError::NotAnImage(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Every layer's tar, each verified to its end.
@@ -69,7 +80,7 @@ fn images_by_other_writers_read_as_tar_and_sha256sum_say() {
         ("test-oci-estargz-image.tar", oci, 1),
     ] {
         let path = corpus(name);
-        assert_eq!(oci::detect(&path, Limits::default()).unwrap(), transport, "{name}");
+        assert_eq!(detect(&path).unwrap(), transport, "{name}");
         let image = open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(image.layers.len(), count, "{name}");
         layers(&image);
@@ -90,6 +101,29 @@ fn images_by_other_writers_read_as_tar_and_sha256sum_say() {
         for digest in diff_ids(&image).iter().chain([&image.id]) {
             assert!(sums.contains(&digest.hex()), "{name}: {digest}");
         }
+    }
+}
+
+#[test]
+fn the_unpacking_of_an_archive_is_told_of_and_can_be_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let (plain, packed) = (corpus("test-docker-image.tar"), directory.path().join("packed"));
+    shell(directory.path(), &format!("gzip -c {} >packed", plain.display()));
+    for transport in [None, Some(Transport::DockerArchive)] {
+        let progress = Progress::new();
+        let find = || {
+            let options =
+                OpenOptions { transport, progress: Some(&progress), ..OpenOptions::new(directory.path()) };
+            oci::find(&packed, &options)
+        };
+        find().unwrap();
+        assert_eq!(progress.phase(), Phase::Reading);
+        let size = plain.metadata().unwrap().len();
+        assert!(progress.bytes() > size / 2 && progress.bytes() <= size, "{} of {size}", progress.bytes());
+        progress.restart();
+        progress.cancel();
+        assert!(matches!(find(), Err(OciError::Cancelled(_))));
+        assert_eq!(progress.bytes(), 0);
     }
 }
 
@@ -115,7 +149,7 @@ fn tars_of_other_things_are_no_images() {
         "test-zstd-image.tar",
         "test-estargz-image.tar",
     ] {
-        assert_eq!(oci::detect(&corpus(name), Limits::default()).unwrap(), None, "{name}");
+        assert_eq!(detect(&corpus(name)).unwrap(), None, "{name}");
         assert!(matches!(open(&corpus(name)), Err(OciError::NotAnImage(_))), "{name}");
     }
     let directory = tempfile::tempdir().unwrap();
@@ -125,14 +159,14 @@ fn tars_of_other_things_are_no_images() {
     let file = |text: &str| build::Member::File(text.as_bytes().to_vec());
     let rootfs = build::tar([("manifest.json", file(manifest)), ("./etc/passwd", file(""))]);
     std::fs::write(at("rootfs.tar"), rootfs).unwrap();
-    assert_eq!(oci::detect(&at("rootfs.tar"), Limits::default()).unwrap(), None);
+    assert_eq!(detect(&at("rootfs.tar")).unwrap(), None);
     let extension = build::tar([("manifest.json", file(r#"{"manifest_version":3}"#))]);
     std::fs::write(at("extension.tar"), extension).unwrap();
-    assert_eq!(oci::detect(&at("extension.tar"), Limits::default()).unwrap(), None);
+    assert_eq!(detect(&at("extension.tar")).unwrap(), None);
 
     std::fs::write(at("text"), "hello").unwrap();
-    assert!(matches!(oci::detect(&at("text"), Limits::default()), Err(OciError::NotATar(_))));
-    let error = oci::detect(directory.path(), Limits::default()).unwrap_err();
+    assert!(matches!(detect(&at("text")), Err(OciError::NotATar(_))));
+    let error = open(directory.path()).unwrap_err();
     assert!(matches!(error, OciError::NotAnImage(_)) && error.hint().unwrap().contains("docker save"));
     shell(directory.path(), "mkfifo fifo");
     assert_eq!(open(&at("fifo")).unwrap_err().to_string(), format!("{} is not a file", at("fifo").display()));
