@@ -1,7 +1,7 @@
 //! The directories of one format version, and the two locks that rule them.
 //!
 //! - The *key lock* is the file `locks/<key>`, held alone by whoever adds, removes or fills what has that key in
-//!   `entries` and `staging`. Nothing changes there without it.
+//!   `entries` and `staging`. Nothing changes there without it, but for the time of use and the notes of an entry.
 //! - The *use lock* is the flock of an entry's own directory, shared by whoever reads or fills it, and held alone
 //!   by whoever deletes it. It goes with the directory when that is renamed.
 //!

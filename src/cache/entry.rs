@@ -3,16 +3,24 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
 use super::bucket::Bucket;
 use super::dir::Dir;
-use super::meta::{self, COMPLETE, DATA, Damage, DataRef, Fault, INDEX, Meta, Part};
+use super::meta::{self, COMPLETE, DATA, Damage, DataRef, Fault, INDEX, Meta, NOTE, Part};
 use super::{CacheError, Key};
 use crate::held::Held;
 use crate::index::{DataFile, Filesystem, Index, OpenError, Tree};
+
+/// How many notes an entry has at most: beyond that, all of them go before another one comes.
+const MAX_NOTES: usize = 64;
+
+/// Bytes that a note has at most. What a longer one would say is not noted.
+pub(super) const MAX_NOTE: u64 = 256 << 10;
 
 /// A finished entry. As long as this is held, by any process, the entry is not evicted.
 pub struct Entry {
@@ -136,6 +144,29 @@ impl Entry {
             if let Err(e) = entry.dir.touch(COMPLETE) {
                 tracing::debug!("{e}");
             }
+        }
+    }
+
+    /// Notes that it is what stands behind another key, such as that of an archive it was read from, and what is known of it
+    /// there. The note goes with it; one that is cut short by a crash is for the reader to see.
+    pub fn note(&self, origin: Key, note: &[u8]) {
+        let write = || {
+            let mut notes = self.dir.names()?;
+            notes.retain(|name| name.as_bytes().starts_with(NOTE.as_bytes()));
+            if notes.len() >= MAX_NOTES {
+                notes.iter().try_for_each(|note| self.dir.remove_file(note))?;
+            }
+            // Written in place: processes that do so at the same time write the same bytes.
+            let name = meta::note(origin);
+            let file = self.dir.file_or_make(&name)?;
+            let written = file.set_len(note.len() as u64).and_then(|()| file.write_all_at(note, 0));
+            written.map_err(|e| self.dir.error("write", &name, e))
+        };
+        // Whoever finds none finds the entry in another way.
+        if note.len() as u64 <= MAX_NOTE
+            && let Err(e) = write()
+        {
+            tracing::debug!("{e}");
         }
     }
 

@@ -19,6 +19,14 @@ pub(super) const DATA: &str = "data";
 pub(super) const META: &str = "meta.json";
 pub(super) const COMPLETE: &str = ".complete";
 
+/// What the names of notes begin with.
+pub(super) const NOTE: &str = "from-";
+
+/// The name of the empty file that says that another key leads to the entry.
+pub(super) fn note(origin: Key) -> String {
+    format!("{NOTE}{origin}")
+}
+
 /// More than any image's configuration takes.
 const META_LIMIT: u64 = 16 << 20;
 

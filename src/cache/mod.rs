@@ -27,6 +27,7 @@ use std::time::Duration;
 use bucket::{Bucket, KeyLock};
 use dir::Dir;
 pub use entry::Entry;
+use entry::MAX_NOTE;
 pub use error::CacheError;
 pub use filler::{Data, DataWriter, Filler, Written};
 pub use key::{Content, Key, Kind, NotAKey, Obtained, tar_identity};
@@ -138,6 +139,21 @@ impl Cache {
             Some((_, key)) => self.lookup(key),
             None => Ok(None),
         }
+    }
+
+    /// The entry for which something was [noted](Entry::note) under this key, if there is a sound one, and what that is.
+    /// It counts as used now.
+    pub fn noted(&self, origin: Key) -> Result<Option<(Entry, Vec<u8>)>, CacheError> {
+        let entries = &self.bucket.entries;
+        for key in Bucket::keys(entries)? {
+            if let Some(dir) = entries.dir(key.to_string())?
+                && let Some(note) = dir.read(&meta::note(origin), MAX_NOTE)?
+                && let Some(entry) = self.lookup(key)?
+            {
+                return Ok(Some((entry, note)));
+            }
+        }
+        Ok(None)
     }
 
     /// The entry of this content, or else the right to make it.

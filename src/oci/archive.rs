@@ -39,6 +39,8 @@ const MAX_PATH: usize = 4096;
 pub(super) struct Archive {
     file: Arc<File>,
     catalogue: Catalogue,
+    /// The file that it was unpacked from, if it was.
+    packed: Option<File>,
 }
 
 #[derive(Debug, Default)]
@@ -81,9 +83,11 @@ impl Archive {
         let collect = |name: &[u8], member: &Member| catalogue.add(path, name, member);
         if compression(&file, path)? == Compression::None {
             let transport = scan(file_input(&file, path)?, path, look, collect)?;
-            return Ok((Archive { file: Arc::new(file), catalogue }, transport));
+            return Ok((Archive { file: Arc::new(file), catalogue, packed: None }, transport));
         }
-        Archive::copy_and_look(unpacker(&file, path, options.limits)?, path, options, look)
+        let unpacker = unpacker(&file, path, options.limits)?;
+        let (archive, transport) = Archive::copy_and_look(unpacker, path, options, look)?;
+        Ok((Archive { packed: Some(file), ..archive }, transport))
     }
 
     /// Lists an archive that comes as a stream, all of which is read and copied to a file without a name.
@@ -117,7 +121,12 @@ impl Archive {
         let spooling = Spooling { source, copy: &spooled, directory: spool, progress };
         let input = StreamInput(BufReader::with_capacity(128 << 10, spooling));
         let transport = scan(input, path, look, |name, member| catalogue.add(path, name, member))?;
-        Ok((Archive { file: Arc::new(spooled), catalogue }, transport))
+        Ok((Archive { file: Arc::new(spooled), catalogue, packed: None }, transport))
+    }
+
+    /// The file that it was unpacked from, if it was.
+    pub(super) fn packed(&self) -> Option<&File> {
+        self.packed.as_ref()
     }
 
     /// The file that `name` leads to, links within the archive followed.
@@ -323,7 +332,7 @@ mod tests {
         for (name, member) in members {
             catalogue.add(Path::new("a.tar"), name.as_bytes(), member).unwrap();
         }
-        Archive { file: Arc::new(File::open("/dev/null").unwrap()), catalogue }
+        Archive { file: Arc::new(File::open("/dev/null").unwrap()), catalogue, packed: None }
     }
 
     fn link(target: &str) -> Member {

@@ -18,6 +18,7 @@ mod spec;
 mod store;
 mod tarscan;
 
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -182,6 +183,14 @@ impl OciImage {
             store,
             limits,
         })
+    }
+
+    /// The file of the user's that all of it was unpacked from, if that was so.
+    pub fn unpacked_from(&self) -> Option<&File> {
+        match &self.store {
+            Store::Archive(archive) => archive.packed(),
+            Store::Directory(_) => None,
+        }
     }
 
     /// The tar of a layer of [`layers`](OciImage::layers), unpacked and verified while it is read.

@@ -8,41 +8,93 @@ use std::path::Path;
 use super::error::ContentProblem;
 use super::fill::{self, Opened};
 use super::watched::Watched;
-use super::{Context, Details, LayerDetails, SourceError};
-use crate::cache::{About, Claim, Content, Data, Entry, Filler, Kind, Obtained};
+use super::{Context, Details, LayerDetails, SourceError, tarball};
+use crate::cache::{About, Claim, Content, Data, Entry, Filler, Key, Kind, Obtained, tar_identity};
 use crate::image::Digest;
 use crate::index::scan::{EndMark, ScanError, Scanner, TarInput, Tee};
-use crate::index::{GrowingTree, Merge, write_index};
+use crate::index::{FileIdentity, GrowingTree, Merge, write_index};
 use crate::oci::{self, Images, Layer, OciImage, OpenOptions, Reference, Transport};
 use crate::progress::{Phase, Progress};
 
-/// Finds the images of an archive or a layout, which its content tells where the user does not.
-pub(super) fn find(
-    path: &Path,
+/// An archive or a layout of images, and which of them is meant.
+pub(super) struct Packed<'a> {
+    path: &'a Path,
     transport: Option<Transport>,
-    context: &Context<'_>,
-) -> Result<Images, SourceError> {
-    context.progress.enter(Phase::Resolving);
-    let options = OpenOptions {
-        transport,
-        limits: context.limits(),
-        progress: Some(context.progress),
-        ..OpenOptions::new(context.cache.dir())
-    };
-    Ok(oci::find(path, &options)?)
+    reference: Option<Reference>,
+    /// What an archive is, before anything of it is read.
+    file: Option<FileIdentity>,
+    context: &'a Context<'a>,
 }
 
-/// Opens one of several images; what the cache does not have of it is read now.
-pub(super) fn open(
-    source: &OsStr,
-    images: Images,
-    reference: Option<&Reference>,
-    context: &Context<'_>,
-) -> Result<Opened, SourceError> {
-    let image = images.choose(reference, context.platform)?;
-    let entry = open_image(source, &image.id, &image, context)?;
-    // The same image may be stored in another way elsewhere, and be called otherwise.
-    Ok(Opened::Known(Box::new(entry), Box::new(details(&image))))
+/// What became of looking for an image.
+pub(super) enum Found {
+    /// It is in the cache, with what the archive says of it, and nobody has written to that since.
+    Entry(Box<Entry>, Box<Details>),
+    /// It is one of these.
+    Images(Images),
+}
+
+impl<'a> Packed<'a> {
+    /// Where the user does not say how the images are packed, their content does.
+    pub fn new(
+        path: &'a Path,
+        transport: Option<Transport>,
+        reference: Option<Reference>,
+        context: &'a Context<'a>,
+    ) -> Packed<'a> {
+        Packed { path, transport, reference, file: tarball::identity(path), context }
+    }
+
+    /// Looks what there is. An archive that has to be unpacked for that is so once.
+    pub fn find(&self) -> Result<Found, SourceError> {
+        let Context { cache, progress, .. } = *self.context;
+        progress.enter(Phase::Resolving);
+        if let Some(file) = &self.file
+            && let Some((entry, note)) = cache.noted(self.origin(file))?
+            && let Ok(details) = serde_json::from_slice(&note)
+        {
+            return Ok(Found::Entry(Box::new(entry), details));
+        }
+        let options = OpenOptions {
+            transport: self.transport,
+            limits: self.context.limits(),
+            progress: Some(progress),
+            ..OpenOptions::new(cache.dir())
+        };
+        Ok(Found::Images(oci::find(self.path, &options)?))
+    }
+
+    /// Opens the image that is meant; what the cache does not have of it is read now.
+    pub fn open(&self, source: &OsStr, found: Found) -> Result<Opened, SourceError> {
+        let images = match found {
+            Found::Entry(entry, details) => return Ok(Opened::Known(entry, details)),
+            Found::Images(images) => images,
+        };
+        let image = images.choose(self.reference.as_ref(), self.context.platform)?;
+        let entry = open_image(source, &image.id, &image, self.context)?;
+        // The same image may be stored in another way elsewhere, and be called otherwise.
+        let details = Box::new(details(&image));
+        // That the very file that was read is still what it was before holds for what was read in between.
+        if let (Some(before), Some(file)) = (&self.file, image.unpacked_from())
+            && FileIdentity::of(file).is_ok_and(|now| now == *before)
+            && let Ok(note) = serde_json::to_vec(&details)
+        {
+            entry.note(self.origin(before), &note);
+        }
+        Ok(Opened::Known(Box::new(entry), details))
+    }
+
+    /// What the image is known by for as long as the archive is this file.
+    fn origin(&self, file: &FileIdentity) -> Key {
+        let content = Content {
+            kind: Kind::Image,
+            identity: format!("{} {:?} {:?}", tar_identity(file), self.transport, self.reference),
+            platform: self.context.platform.cloned(),
+            layers: Vec::new(),
+            obtained: Obtained::File,
+        };
+        content.key()
+    }
 }
 
 /// The entry of an image, to be known by `id`.

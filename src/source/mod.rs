@@ -33,6 +33,7 @@ use crate::oci::{Limits, Reference};
 use crate::progress::{Phase, Progress};
 
 use self::fill::{Fill, Opened};
+use self::layers::Packed;
 
 pub use crate::cache::Kind;
 pub(crate) use alone::{Alone, Fetched, Found};
@@ -265,8 +266,8 @@ fn find(source: &OsStr, start: Start, context: &Context<'_>) -> Result<Source, S
         Spec::Container(name) => return container::open(source, &name.parse()?, start, context),
         Spec::Tar(path) => tarball::open(source, &path, context)?,
         Spec::Packed { transport, path, reference } => {
-            let images = layers::find(&path, Some(transport), context)?;
-            layers::open(source, images, reference.as_ref(), context)?
+            let packed = Packed::new(&path, Some(transport), reference, context);
+            packed.open(source, packed.find()?)?
         }
         Spec::Path { path, reference } => open_path(source, &path, reference, context)?,
     };
@@ -327,8 +328,9 @@ fn open_path(
         return Ok(Opened::Entry(Box::new(entry)));
     }
     let may_be_tar = reference.is_none() && !path.is_dir();
-    match layers::find(path, None, context) {
-        Ok(images) => layers::open(source, images, reference.as_ref(), context),
+    let packed = Packed::new(path, None, reference, context);
+    match packed.find() {
+        Ok(found) => packed.open(source, found),
         // What is wrong with it, if anything, is told by whoever reads it as a tar.
         Err(SourceError::Oci(error)) if may_be_tar && !error.is_limit() => {
             tarball::open(source, path, context)

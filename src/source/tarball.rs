@@ -23,11 +23,18 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The entry of a tar, if it is in the cache.
 pub(super) fn cached(path: &Path, context: &Context<'_>) -> Result<Option<Entry>, SourceError> {
-    if !path.is_file() {
-        return Ok(None);
+    match identity(path) {
+        Some(identity) => Ok(context.cache.lookup(content(&identity).key())?),
+        None => Ok(None),
     }
-    let Ok(identity) = File::open(path).and_then(|file| FileIdentity::of(&file)) else { return Ok(None) };
-    Ok(context.cache.lookup(content(&identity).key())?)
+}
+
+/// What a path leads to, if that is a file which can be read.
+pub(super) fn identity(path: &Path) -> Option<FileIdentity> {
+    if !path.is_file() {
+        return None;
+    }
+    File::open(path).and_then(|file| FileIdentity::of(&file)).ok()
 }
 
 fn content(identity: &FileIdentity) -> Content {

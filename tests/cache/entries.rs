@@ -262,3 +262,28 @@ fn entries_of_an_earlier_format_go_unless_they_are_in_use() {
     cache.prune(u64::MAX).unwrap();
     assert_eq!(names(&place.root()), ["CACHEDIR.TAG", "v1", "v2"]);
 }
+
+#[test]
+fn an_entry_is_found_by_what_was_noted_of_it_as_long_as_it_is_there() {
+    let place = Place::new();
+    let cache = place.cache();
+    let (a, b) = (put(&cache, "a"), put(&cache, "b"));
+    let origin = |number: usize| content(&number.to_string()).key();
+    cache.lookup(a).unwrap().unwrap().note(origin(0), b"0");
+    for number in 1..=1000 {
+        cache.lookup(b).unwrap().unwrap().note(origin(number), number.to_string().as_bytes());
+    }
+    let found = |number| {
+        let (entry, note) = cache.noted(origin(number)).unwrap()?;
+        assert_eq!(note, number.to_string().as_bytes());
+        Some(entry.key())
+    };
+    assert_eq!((found(0), found(1000), found(1001)), (Some(a), Some(b), None));
+    assert!(names(&place.entry(b)).len() < 100, "notes are bounded");
+    fs::write(place.entry(a).join("meta.json"), "").unwrap();
+    assert_eq!(found(0), None, "a damaged entry is not found");
+    cache.rm(&[b]).unwrap();
+    put(&cache, "b");
+    assert_eq!(found(1000), None, "a note goes with its entry");
+    place.assert_nothing_left();
+}

@@ -277,6 +277,49 @@ fn an_archive_is_unpacked_once_whether_it_is_said_what_it_is_or_not() {
 }
 
 #[test]
+fn what_a_compressed_archive_holds_is_remembered_until_it_is_another_file() {
+    let place = Place::new();
+    place.layout("a", [base()]);
+    place.layout("b", [base(), top()]);
+    place.shell(
+        "skopeo oci:l:a oci-archive:a.tar:a; skopeo oci:l:b oci-archive:b.tar:b
+         mkdir both; umoci config --image l:a --architecture arm64; cp -r l both; tar c -C both/l . | gzip >both.tar.gz
+         gzip -k a.tar b.tar; cp a.tar.gz image.tar.gz",
+    );
+    let read = |spelled: &str, platform| {
+        let (source, bytes) = place.open_with(spelled, Ask { platform, ..Ask::default() });
+        (source.unwrap().details.layers.len(), bytes > 0)
+    };
+    for spelled in ["%/image.tar.gz", "oci-archive:%/image.tar.gz", "%/image.tar.gz:a", "%/image.tar.gz:@0"] {
+        assert_eq!(read(spelled, None), (1, true), "{spelled}");
+        assert_eq!(read(spelled, None), (1, false), "{spelled}");
+    }
+    // Which image of several is part of what is remembered.
+    for again in [true, false] {
+        assert_eq!(read("%/both.tar.gz:a", None), (1, again));
+        assert_eq!(read("%/both.tar.gz:b", None), (2, again));
+        assert_eq!(read("%/both.tar.gz", Some("linux/arm64")), (1, again));
+        assert_eq!(read("%/both.tar.gz", Some("linux/amd64")), (2, again));
+    }
+    // The same image is called otherwise in another archive.
+    place.shell("skopeo oci-archive:a.tar:a oci-archive:z.tar:z; gzip z.tar");
+    for _again in 0..2 {
+        assert_eq!(place.open("%/z.tar.gz").details.names, ["z"]);
+        assert_eq!(place.open("%/image.tar.gz").details.names, ["a"]);
+    }
+    // Another file of that name, and other bytes in the same file, though it looks as old as before.
+    place.shell("cp b.tar.gz new; touch -r image.tar.gz new; mv new image.tar.gz");
+    assert_eq!(read("%/image.tar.gz", None), (2, true));
+    assert_eq!(read("%/image.tar.gz", None), (2, false));
+    place.shell("touch -r image.tar.gz old; cat a.tar.gz >image.tar.gz; touch -r old image.tar.gz");
+    assert_eq!(read("%/image.tar.gz", None), (1, true));
+    // It goes with what is in the cache.
+    place.cache.prune(0).unwrap();
+    assert_eq!(read("%/image.tar.gz", None), (1, true));
+    assert_eq!(read("%/image.tar.gz", None), (1, false));
+}
+
+#[test]
 fn a_tar_of_a_root_filesystem_is_one_also_without_a_transport() {
     let place = Place::new();
     for (name, layer) in
