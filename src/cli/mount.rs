@@ -56,9 +56,9 @@ pub struct MountArgs {
     /// layout
     ///
     /// What begins with /, ./ or ../, or is the name of a file or an image layout here, is a path, and what it holds is
-    /// found out: a root filesystem, or an image as docker save, podman save, skopeo and others write it. Everything else
-    /// is an image of the daemon's, or else a container. To say which, write docker-daemon:NAME, container:NAME, tar:PATH,
-    /// docker-archive:PATH, oci-archive:PATH or oci:DIR. Of several images, :NAME or :@NUMBER behind the path chooses one.
+    /// found out: a root filesystem, or an image as docker save, podman save, skopeo and others write it. Of several images,
+    /// :NAME or :@NUMBER behind the path chooses one. Everything else is an image of the daemon's, or else a container. To
+    /// say which, write docker-daemon:NAME, container:NAME, tar:PATH, docker-archive:PATH, oci-archive:PATH or oci:DIR.
     source: OsString,
     /// An empty directory
     mountpoint: PathBuf,

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::SourceError;
+use super::{SourceError, tarball};
 use crate::oci::{Reference, Transport};
 
 /// What the user named, taken apart, before anybody was asked whether it is there.
@@ -53,8 +53,8 @@ const FOREIGN: [(&str, &str); 3] = [
 ];
 
 impl Spec {
-    /// Takes a source apart. A word without a transport is a path if it looks like one, or if there is such a file or
-    /// image layout, and else an image.
+    /// Takes a source apart. A word without a transport is a path if it looks like one, if there is such a file or image
+    /// layout, or if there is such an archive or image layout with a reference behind it, and else an image.
     pub fn parse(source: &OsStr) -> Result<Spec, SourceError> {
         let bytes = source.as_bytes();
         if let Some(path) = bytes.strip_prefix(b"tar:") {
@@ -85,6 +85,11 @@ impl Spec {
                 return Err(SourceError::Transport { transport, instead });
             }
         }
+        let mut heads = colons(bytes).map(|at| Path::new(OsStr::from_bytes(&bytes[..at])));
+        if heads.any(holds_images) {
+            let (path, reference) = split_reference(source, bytes)?;
+            return Ok(Spec::Path { path, reference });
+        }
         Ok(Spec::Name(text(source, bytes)?))
     }
 }
@@ -102,15 +107,25 @@ fn is_source(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.is_file()) || path.join("oci-layout").is_file()
 }
 
+/// Whether there may be images for a reference to choose from. A file `busybox` that is a program is not what `busybox:1`
+/// means.
+fn holds_images(path: &Path) -> bool {
+    path.join("oci-layout").is_file() || tarball::looks_like_one(path)
+}
+
+/// Where the colons are.
+fn colons(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    bytes.iter().enumerate().filter(|(_, byte)| **byte == b':').map(|(at, _)| at)
+}
+
 /// Takes PATH and `:REFERENCE` apart, at the first colon that has something before it that exists, or else at the
 /// first. What exists as a whole has no reference.
 fn split_reference(source: &OsStr, bytes: &[u8]) -> Result<(PathBuf, Option<Reference>), SourceError> {
     let exists = |path: &[u8]| Path::new(OsStr::from_bytes(path)).exists();
-    let colons = || bytes.iter().enumerate().filter(|(_, byte)| **byte == b':').map(|(at, _)| at);
-    let colon = match colons().next() {
+    let colon = match colons(bytes).next() {
         None => None,
         Some(_) if exists(bytes) => None,
-        first => colons().find(|&at| exists(&bytes[..at])).or(first),
+        first => colons(bytes).find(|&at| exists(&bytes[..at])).or(first),
     };
     let Some(colon) = colon else { return Ok((OsStr::from_bytes(bytes).into(), None)) };
     let (path, reference) = (&bytes[..colon], &bytes[colon + 1..]);
@@ -165,6 +180,28 @@ mod tests {
         assert_eq!(parse(odd).unwrap(), Spec::Path { path: odd.into(), reference: None });
         let second = Some(Reference::Index(1));
         assert_eq!(parse(&format!("{odd}:@1")).unwrap(), Spec::Path { path: odd.into(), reference: second });
+    }
+
+    #[test]
+    fn a_reference_stands_also_behind_a_word_that_is_an_archive_or_a_layout_here() {
+        let here = tempfile::tempdir_in(".").unwrap();
+        let name = here.path().file_name().unwrap().to_str().unwrap();
+        let in_here = |path: &str| format!("{name}/{path}");
+        let mut tar = tar::Builder::new(std::fs::File::create(here.path().join("two.tar")).unwrap());
+        tar.append_dir("d", here.path()).unwrap();
+        tar.finish().unwrap();
+        std::fs::write(here.path().join("two.gz"), [0x1f, 0x8b, 8]).unwrap();
+        std::fs::create_dir(here.path().join("l")).unwrap();
+        std::fs::write(here.path().join("l/oci-layout"), "{}").unwrap();
+        std::fs::write(here.path().join("program"), "#!/bin/sh").unwrap();
+        for (path, reference) in [("two.tar", "@2"), ("two.gz", "a"), ("l", "reg:5000/a:1")] {
+            let expected =
+                Spec::Path { path: in_here(path).into(), reference: Some(reference.parse().unwrap()) };
+            assert_eq!(parse(&in_here(&format!("{path}:{reference}"))).unwrap(), expected);
+        }
+        for image in ["program:1", "nothing:1"].map(in_here) {
+            assert_eq!(parse(&image).unwrap(), Spec::Name(image));
+        }
     }
 
     #[test]

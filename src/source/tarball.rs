@@ -29,6 +29,15 @@ pub(super) fn cached(path: &Path, context: &Context<'_>) -> Result<Option<Entry>
     }
 }
 
+/// Whether a file begins as a tar does, or as one that is compressed.
+pub(super) fn looks_like_one(path: &Path) -> bool {
+    let Some(file) = path.is_file().then(|| File::open(path).ok()).flatten() else { return false };
+    let mut magic = [0; 5];
+    // The field `magic` of a header; tar(5).
+    let is_tar = file.read_exact_at(&mut magic, 257).is_ok() && magic == *b"ustar";
+    is_tar || Compression::of(&file).is_ok_and(|compression| compression.is_some())
+}
+
 /// What a path leads to, if that is a file which can be read.
 pub(super) fn identity(path: &Path) -> Option<FileIdentity> {
     if !path.is_file() {
