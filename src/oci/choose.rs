@@ -40,7 +40,7 @@ impl std::fmt::Display for Reference {
 /// An image that may be meant.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate<T> {
-    /// The places at which it is listed, in order.
+    /// The places at which it is listed, in order; none where a place chooses something else.
     pub(super) places: Vec<usize>,
     pub(super) names: Vec<String>,
     pub(super) digest: Option<String>,
@@ -52,20 +52,21 @@ pub(super) struct Candidate<T> {
 impl<T> Candidate<T> {
     /// What the user may write to get it.
     fn label(&self) -> String {
-        let mut label = self.places.first().map(|place| format!("@{place}")).unwrap_or_default();
-        for name in &self.names {
-            label.push(' ');
-            label.push_str(name);
-        }
+        let mut words: Vec<String> =
+            self.places.first().map(|place| format!("@{place}")).into_iter().collect();
+        words.extend(self.names.iter().cloned());
         if let Some(platform) = &self.platform {
-            label.push_str(&format!(" ({platform})"));
+            words.push(if words.is_empty() { platform.to_string() } else { format!("({platform})") });
         }
-        label
+        words.join(" ")
+    }
+
+    fn is_called(&self, wanted: &str) -> bool {
+        self.digest.as_deref() == Some(wanted) || self.names.iter().any(|name| name == wanted)
     }
 
     fn goes_by(&self, wanted: &str) -> bool {
-        self.digest.as_deref() == Some(wanted)
-            || self.names.iter().any(|name| name == wanted || full_name(name) == full_name(wanted))
+        self.is_called(wanted) || self.names.iter().any(|name| full_name(name) == full_name(wanted))
     }
 }
 
@@ -86,8 +87,12 @@ pub(super) fn by_reference<T>(
     }
     if let Some(reference) = reference {
         let all = labels(&candidates);
+        // A name that is there as it was written means nothing else.
+        let exact = |name: &str| candidates.iter().any(|candidate| candidate.is_called(name));
+        let as_written = matches!(reference, Reference::Name(name) if exact(name));
         candidates.retain(|candidate| match reference {
             Reference::Index(index) => candidate.places.contains(index),
+            Reference::Name(name) if as_written => candidate.is_called(name),
             Reference::Name(name) => candidate.goes_by(name),
         });
         if candidates.is_empty() {
@@ -170,6 +175,19 @@ mod tests {
         for (name, wanted) in [("busybox:1.36", "busybox"), ("a/b", "b"), ("host:5000/b", "b:5000")] {
             assert!(!candidate(&[name], None, 0).goes_by(wanted), "{name} by {wanted}");
         }
+    }
+
+    #[test]
+    fn a_name_as_it_is_written_goes_before_one_that_leaves_something_out() {
+        let names = ["localhost/foo:1", "docker.io/library/foo:1", "localhost/bar:1"];
+        let all = || names.iter().enumerate().map(|(i, name)| candidate(&[name], None, i)).collect();
+        let by =
+            |name: &str| by_reference(all(), name.parse().ok().as_ref(), None, Path::new("x.tar")).map(items);
+        for (place, name) in names.iter().enumerate() {
+            assert_eq!(by(name).unwrap(), [place], "{name}");
+        }
+        assert_eq!(by("bar:1").unwrap(), [2]);
+        assert_eq!(by("foo:1").unwrap(), [0, 1]);
     }
 
     #[test]

@@ -47,7 +47,14 @@ pub(super) fn open(
                 return describe(store, Manifest { digest, name, config, layers }, names);
             }
             Document::Index(_) if depth == MAX_INDEX_DEPTH => return Err(OciError::NestedTooDeep),
-            Document::Index(entries) => found = candidates(entries),
+            Document::Index(entries) => {
+                found = candidates(entries);
+                // A reference chooses among those of index.json alone.
+                for candidate in &mut found {
+                    candidate.places.clear();
+                    candidate.names.clear();
+                }
+            }
         }
         within = name;
         depth += 1;
