@@ -190,6 +190,21 @@ impl<R: Read> Read for Unpacker<R> {
     }
 }
 
+/// What to do about a stream that is sound, but takes more memory to unpack than is allowed; `None` for any other
+/// error of a decoder's.
+pub fn memory_hint(error: &io::Error) -> Option<&'static str> {
+    // The zstd library tells its errors apart by their words alone.
+    let zstd = error.to_string() == "Frame requires too much memory for decoding";
+    let xz = matches!(
+        error.get_ref().and_then(|inner| inner.downcast_ref()),
+        Some(liblzma::stream::Error::MemLimit)
+    );
+    (zstd || xz).then_some(
+        "it may be whole, but was compressed with a larger window than is unpacked here: compress it again with zstd \
+         --long=27 (128 MiB) or less, or with xz -9 or less",
+    )
+}
+
 /// Keeps an error that the source gave; only the decoder's own are about unpacking.
 fn unpack_error(name: &str, source: io::Error) -> OciError {
     match source.downcast::<OciError>() {
@@ -258,11 +273,29 @@ mod tests {
     }
 
     #[test]
-    fn a_zstd_window_beyond_the_limit_is_refused() {
+    fn a_window_beyond_the_limit_is_refused_for_what_it_is() {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
         encoder.window_log(28).unwrap();
         encoder.write_all(&[0; 1000]).unwrap();
-        let packed = encoder.finish().unwrap();
-        assert!(unpack(&packed, Limits::default()).unwrap_err().contains("cannot be unpacked"));
+        let zstd = encoder.finish().unwrap();
+        let mut options = liblzma::stream::LzmaOptions::new_preset(6).unwrap();
+        let mut filters = liblzma::stream::Filters::new();
+        filters.lzma2(options.dict_size(128 << 20));
+        let encoder = liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc32);
+        let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), encoder.unwrap());
+        encoder.write_all(&[0; 1000]).unwrap();
+        let xz = encoder.finish().unwrap();
+        let error = |packed: &[u8]| {
+            let mut unpacker = Unpacker::new(packed, "it".into(), Limits::default()).unwrap();
+            let error = unpacker.read_to_end(&mut Vec::new()).unwrap_err();
+            error.downcast::<OciError>().unwrap()
+        };
+        for packed in [zstd, xz] {
+            let error = error(&packed);
+            assert!(error.to_string().starts_with("it cannot be unpacked"), "{error}");
+            assert!(error.hint().unwrap().contains("larger window"), "{error}");
+        }
+        let cut = zstd::encode_all(&[0; 1000][..], 1).unwrap();
+        assert!(error(&cut[..cut.len() - 1]).hint().unwrap().contains("incomplete"));
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::compression::memory_hint;
 use crate::image::{Digest, Platform};
 use crate::progress::Cancelled;
 
@@ -254,6 +255,11 @@ pub enum OciError {
 impl OciError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
+        if let OciError::Unpack { source, .. } = self
+            && let Some(hint) = memory_hint(source)
+        {
+            return Some(hint.into());
+        }
         Some(match self {
             OciError::NotAnImage(_) => {
                 "an image is a docker-archive (docker save, podman save), an oci-archive, or a directory with an \

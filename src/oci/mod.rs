@@ -23,7 +23,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use choose::Reference;
-pub use compression::Limits;
+pub use compression::{Limits, memory_hint};
 pub use error::OciError;
 pub use layer::LayerStream;
 pub use spec::History;

@@ -10,7 +10,7 @@ use crate::docker::{BadName, DockerError, EndpointError};
 use crate::image::Digest;
 use crate::index::scan::ScanError;
 use crate::index::{GrowError, MergeError};
-use crate::oci::OciError;
+use crate::oci::{OciError, memory_hint};
 use crate::progress::Cancelled;
 
 /// Why a source cannot be served.
@@ -110,6 +110,9 @@ pub enum SourceError {
     Cancelled(#[from] Cancelled),
 }
 
+/// What to do about what ends too early.
+const BROKEN: &str = "what made or carried it failed on the way: make or fetch it again";
+
 /// What is wrong with an archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ContentProblem {
@@ -156,11 +159,11 @@ impl SourceError {
             SourceError::Content { problem: ContentProblem::Scan(ScanError::NotATar), .. } => Some(
                 "a tar of a root filesystem is wanted, plain or compressed with gzip, zstd or xz".to_owned(),
             ),
-            SourceError::Unpack { .. }
-            | SourceError::Content {
+            SourceError::Unpack { error, .. } => Some(memory_hint(error).unwrap_or(BROKEN).to_owned()),
+            SourceError::Content {
                 problem: ContentProblem::Scan(ScanError::Truncated { .. } | ScanError::TrailingData { .. }),
                 ..
-            } => Some("what made or carried it failed on the way: make or fetch it again".to_owned()),
+            } => Some(BROKEN.to_owned()),
             _ => None,
         }
     }
