@@ -522,6 +522,21 @@ fn a_cache_that_others_could_write_to_is_refused() {
 }
 
 #[test]
+fn a_variable_that_is_empty_counts_as_unset() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.imagefs(["cache", "dir"]);
+    for name in ["IMAGEFS_CACHE_DIR", "IMAGEFS_CACHE_LIMIT", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "RUST_LOG"]
+    {
+        command.env(name, "");
+    }
+    assert_snapshot!(told(&sandbox, &mut command), @r"
+    status: 0
+    stdout:
+    /sandbox/home/.cache/imagefs
+    ");
+}
+
+#[test]
 fn a_runtime_directory_that_others_could_write_to_is_refused() {
     let sandbox = Sandbox::new();
     let dir = sandbox.directory("run/imagefs");

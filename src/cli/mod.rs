@@ -45,7 +45,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use error::{CommandError, EXIT_STATUS_HELP, Kind};
 use printer::Printer;
@@ -184,7 +185,7 @@ struct Context {
 impl Context {
     /// The cache directory that the user chose, if any.
     fn cache_dir(&self) -> Option<PathBuf> {
-        self.global.cache_dir.clone().filter(|dir| !dir.as_os_str().is_empty())
+        self.global.cache_dir.clone()
     }
 
     fn cache(&self) -> Result<Cache, CommandError> {
@@ -202,7 +203,9 @@ impl Context {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     open_files::allow();
-    let CommandLine { global, command } = CommandLine::parse_from(find::spell_out(std::env::args_os()));
+    let matches = command_here().get_matches_from(find::spell_out(std::env::args_os()));
+    let CommandLine { global, command } =
+        CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let writer = if global.server { logging::Writer::Server } else { logging::Writer::Command };
     let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
     let begun = logging::begin(verbosity, writer, global.log_file.as_deref());
@@ -218,6 +221,13 @@ pub fn main() -> ExitCode {
 /// The whole command line, for those who write its manual.
 pub fn command() -> clap::Command {
     CommandLine::command()
+}
+
+/// The command line in this environment, in which a variable that is empty counts as unset.
+fn command_here() -> clap::Command {
+    let is_empty =
+        |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    CommandLine::command().mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
 }
 
 /// The present time as RFC 3339, in UTC.
