@@ -422,6 +422,12 @@ fn what_is_not_mounted_cannot_be_unmounted() {
     error: nothing is mounted at "/sandbox/mnt"
     hint: `imagefs mounts` lists what is mounted
     "#);
+    assert_snapshot!(run(&["umount", "no/such/directory"]), @r#"
+    status: 3
+    stderr:
+    error: nothing is mounted at "/sandbox/no/such/directory"
+    hint: `imagefs mounts` lists what is mounted
+    "#);
     assert_snapshot!(run(&["umount", "/proc"]), @r#"
     status: 3
     stderr:

@@ -1,3 +1,4 @@
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -76,10 +77,17 @@ impl UmountArgs {
     ) -> Result<(), CommandError> {
         let failed =
             |e| CommandError::new(Kind::Mount, format!("cannot unmount {mountpoint:?}")).caused_by(e);
-        // Nothing is in use where nothing answers.
-        let lazy =
-            self.lazy || matches!(standing(mountpoint).map_err(failed)?, Standing::Stale | Standing::Hung);
-        match unmount(mountpoint, lazy) {
+        let gone = match standing(mountpoint) {
+            // There is not even a directory for it.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Err(SessionError::NotMounted(mountpoint.to_owned()))
+            }
+            // Nothing is in use where nothing answers.
+            Ok(Standing::Stale | Standing::Hung) => unmount(mountpoint, true),
+            Ok(_) => unmount(mountpoint, self.lazy),
+            Err(e) => return Err(failed(e)),
+        };
+        match gone {
             // A server that has no mount: it is still reading the source, or about to end.
             Err(SessionError::NotMounted(_) | SessionError::NotOurs { .. }) if !records.is_empty() => {}
             Err(error @ SessionError::NotMounted(_)) => {
