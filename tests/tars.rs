@@ -67,6 +67,24 @@ fn a_compressed_archive_is_recognised_by_its_content() {
 }
 
 #[test]
+fn a_source_that_is_no_text_is_told_in_one_form() {
+    let sandbox = Sandbox::new();
+    let tar = sandbox.path("").join(OsStr::from_bytes(b"odd\xff.tar"));
+    fs::copy(archives::fixture("small.tar"), &tar).unwrap();
+    let mountpoint = sandbox.mount("mnt", [&tar]);
+    let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+    let told = |args: &[&str]| parse(&sandbox.run(&mut sandbox.imagefs(args)).success().stdout);
+    let expected = serde_json::json!(tar.as_os_str().as_bytes());
+    let description = parse(&fs::read_to_string(mountpoint.join(".imagefs.json")).unwrap());
+    assert_eq!(description["source"], expected);
+    assert_eq!(told(&["mounts", "--json"])[0]["source"], expected);
+    assert_eq!(told(&["cache", "ls", "--json"])[0]["source"], expected);
+    let inspected = sandbox.run(sandbox.imagefs(["inspect", "--json"]).arg(&tar)).success().stdout;
+    assert_eq!(parse(&inspected)["source"], expected);
+    sandbox.unmount(&mountpoint);
+}
+
+#[test]
 fn no_symlink_leads_out_of_the_mount() {
     let sandbox = Sandbox::new();
     let rootfs = mount(&sandbox, &archives::fixture("torture.tar"), "mnt", "ro");

@@ -220,7 +220,7 @@ pub(super) fn open_borrowed(path: &Path, identity: &FileIdentity) -> Result<File
 }
 
 /// Names that need not be UTF-8: a string where they are, and else the list of their bytes.
-mod text {
+pub(crate) mod text {
     use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
     use serde::{Deserializer, Serializer};
@@ -234,7 +234,8 @@ mod text {
         Bytes(Vec<u8>),
     }
 
-    pub(super) fn serialize<S: Serializer>(name: &impl AsRef<OsStr>, to: S) -> Result<S::Ok, S::Error> {
+    /// Writes a name.
+    pub(crate) fn serialize<S: Serializer>(name: &impl AsRef<OsStr>, to: S) -> Result<S::Ok, S::Error> {
         let bytes = name.as_ref().as_bytes();
         match std::str::from_utf8(bytes) {
             Ok(text) => to.serialize_str(text),
@@ -242,7 +243,8 @@ mod text {
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>, T: From<OsString>>(from: D) -> Result<T, D::Error> {
+    /// Reads a name.
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, T: From<OsString>>(from: D) -> Result<T, D::Error> {
         Ok(T::from(match Spelling::deserialize(from)? {
             Spelling::Text(text) => text.into(),
             Spelling::Bytes(bytes) => OsString::from_vec(bytes),

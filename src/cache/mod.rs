@@ -33,6 +33,7 @@ pub use filler::{Data, DataWriter, Filler, Written};
 pub use key::{Content, Key, Kind, NotAKey, Obtained, tar_identity};
 pub use maintenance::{EntryInfo, Pruned, Removal, State, Verified};
 use meta::Fault;
+pub(crate) use meta::text;
 pub use meta::{About, Damage, DataRef, Meta, Part};
 
 /// The version of all that is in the cache: its layout, its metadata and the index files.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Cache, Entry};
+use crate::cache::{Cache, Entry, text};
 use crate::docker::{ContainerName, DockerError, Endpoint};
 use crate::image::{Digest, ImageConfig, Platform};
 use crate::index::{Filesystem, FillState};
@@ -462,7 +462,7 @@ impl Source {
             })
             .collect();
         serde_json::json!({
-            "source": self.spelled.to_string_lossy(),
+            "source": text::serialize(&self.spelled, serde_json::value::Serializer).unwrap_or_default(),
             "kind": self.kind.name(),
             "identity": self.identity,
             "platform": self.platform.as_ref().map(Platform::to_string),
