@@ -77,6 +77,7 @@ fn a_foreign_crate_stays_in_its_room() {
     for (name, homes) in [
         ("tokio::", &["docker"][..]),
         ("bollard::", &["docker"]),
+        ("hyper::", &["docker"]),
         ("fuser::", &["fuse"]),
         ("clap::", &["cli"]),
         ("indicatif::", &["cli"]),

@@ -17,6 +17,7 @@ mod layers;
 mod lazy;
 mod mounts;
 mod oci;
+mod odd;
 mod refresh;
 mod support;
 mod tars;

@@ -19,13 +19,14 @@ use tokio::time::timeout;
 
 use super::endpoint::{Address, Endpoint};
 use super::error::{Cause, DockerError, Unreachable};
+use super::frank;
 use super::stream::ByteStream;
 
 /// The longest JSON answer that is read, in bytes.
 const JSON_LIMIT: usize = 64 << 20;
 
 /// bollard's own limit on the time to the headers of an answer, in seconds: out of the way, for ours are finer.
-const NO_LIMIT: u64 = 365 * 86_400;
+pub(super) const NO_LIMIT: u64 = 365 * 86_400;
 
 /// How long each kind of answer may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,17 +90,13 @@ impl Client {
     ///
     /// It is how a path that is no UTF-8 gets into a query, and how to ask for what bollard has no call for.
     pub(super) fn aimed_at(&self, target: &str) -> Docker {
-        let target = target.to_owned();
-        self.docker.clone().with_request_modifier(move |mut request| {
-            let mut parts = request.uri().clone().into_parts();
-            // Encoded text always parses. If it did not, the request would go where bollard meant it to go,
-            // which names no container, and fail.
-            parts.path_and_query = target.parse().ok();
-            if let Ok(uri) = parts.try_into() {
-                *request.uri_mut() = uri;
-            }
-            request
-        })
+        aimed_at(self.docker.clone(), target)
+    }
+
+    /// The same, where a refusal counts as a yes that [tells what stands at a path](frank). `None` if that cannot be had.
+    pub(super) fn frankly_aimed_at(&self, target: &str) -> Option<Docker> {
+        let docker = frank::connect(&self.endpoint.address).ok().filter(|_| self.endpoint.tls.is_none());
+        docker.map(|docker| aimed_at(docker, target))
     }
 
     /// The body of the answer to `GET target`, whatever it is. The request is sent by the first read.
@@ -125,6 +122,20 @@ impl Client {
         serde_json::from_slice(&body)
             .map_err(|e| DockerError::BadAnswer { doing: doing.into(), reason: e.to_string() })
     }
+}
+
+fn aimed_at(docker: Docker, target: &str) -> Docker {
+    let target = target.to_owned();
+    docker.with_request_modifier(move |mut request| {
+        let mut parts = request.uri().clone().into_parts();
+        // Encoded text always parses. If it did not, the request would go where bollard meant it to go,
+        // which names no container, and fail.
+        parts.path_and_query = target.parse().ok();
+        if let Ok(uri) = parts.try_into() {
+            *request.uri_mut() = uri;
+        }
+        request
+    })
 }
 
 /// What one request runs on: it lives as long as the request, and works only while somebody waits in it.

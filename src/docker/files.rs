@@ -24,17 +24,28 @@ pub struct PathStat {
 impl Daemon {
     /// What stands at `path` in the container; `None` if nothing does. A symlink at its end is not followed.
     ///
-    /// One request (a HEAD, about a millisecond on Docker), and another one to be sure where nothing is found.
+    /// One request (a HEAD, about a millisecond on Docker), and another one to be sure where nothing is found. Symlinks on
+    /// the way are followed, in the daemon's way: where none is, and every name but the last is a directory, `None` is
+    /// certain.
     ///
     /// # Errors
     /// [`DockerError::ContainerNotFound`], so that a container that was removed does not look empty;
-    /// [`DockerError::NameNotSupported`] from Podman for a name that is not UTF-8 or holds one of `*?[\`.
+    /// [`DockerError::NameNotSupported`] from Podman for a name that is not UTF-8 or holds one of `*?[\`;
+    /// [`DockerError::Refused`] for a symlink that leads in a circle or, on Docker, through what is no directory.
     pub fn stat_path(&self, container: &ContainerId, path: &[u8]) -> Result<Option<PathStat>, DockerError> {
         let doing = describe("stat", path);
-        if self.engine == Engine::Podman {
-            self.check_plain(path, &doing)?;
-        }
-        let docker = self.client.aimed_at(&target(container, path));
+        let target = target(container, path);
+        let docker = match self.engine {
+            Engine::Docker => self.client.aimed_at(&target),
+            // It denies a link that leads nowhere (4.3), and describes it even so.
+            Engine::Podman => {
+                self.check_plain(path, &doing)?;
+                self.client.frankly_aimed_at(&target).ok_or_else(|| DockerError::BadAnswer {
+                    doing: doing.clone(),
+                    reason: "over TLS, what is not there looks like a link that leads nowhere".into(),
+                })?
+            }
+        };
         let answer = self.client.call(&doing, docker.get_container_archive_info("", None));
         let stat = match answer {
             // The answer to a HEAD does not say which of the two is absent (404), nor what failed (500).
@@ -99,7 +110,7 @@ impl Daemon {
         begun(&stream);
         match stream.fill() {
             Ok(()) => Ok(Some(stream)),
-            Err(DockerError::Refused { status, message, .. }) if is_absent(status, &message) => {
+            Err(DockerError::Refused { status: 404, message, .. }) => {
                 match message.to_ascii_lowercase().contains("no such container") {
                     true => Err(DockerError::ContainerNotFound { name: container.to_string() }),
                     false => Ok(None),
@@ -119,11 +130,6 @@ impl Daemon {
             false => Ok(()),
         }
     }
-}
-
-/// Docker answers 404 or, where a path goes on below a file, 500 and the words of the system.
-fn is_absent(status: u16, message: &str) -> bool {
-    status == 404 || status == 500 && message.contains("not a directory")
 }
 
 fn target(container: &ContainerId, path: &[u8]) -> String {

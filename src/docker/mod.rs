@@ -11,6 +11,7 @@ mod container;
 mod endpoint;
 mod error;
 mod files;
+mod frank;
 mod image;
 mod reference;
 mod stream;

@@ -60,8 +60,11 @@ impl Alone {
             Files::Volume(_, _, destination) => self.ask_beneath(destination, path, follow),
         };
         match answer {
+            // What the daemon fails at may be there all the same: a link in a circle, or through what is no directory.
             Err(SourceError::Docker(
-                DockerError::NameNotSupported { .. } | DockerError::BadAnswer { .. },
+                DockerError::NameNotSupported { .. }
+                | DockerError::BadAnswer { .. }
+                | DockerError::Refused { status: 500.., .. },
             )) => Ok(Found::Unclear),
             answer => answer,
         }
