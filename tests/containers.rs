@@ -34,6 +34,7 @@ on_both_daemons!(
     what_nobody_looks_into_is_not_fetched,
     a_mount_whose_stream_breaks_off_is_asked_for_again,
     a_mount_that_cannot_be_read_is_empty_and_says_why,
+    a_mount_of_a_daemon_that_is_gone_is_an_error_and_says_why,
     a_bare_name_is_a_container_where_no_image_has_it,
     a_volume_is_read_without_a_mountpoint,
     who_is_interrupted_while_nobody_reads_leaves_nothing,
@@ -328,7 +329,9 @@ fn a_mount_whose_stream_breaks_off_is_asked_for_again(daemon: Daemon) {
     let sandbox = Sandbox::new();
     let container = container_with_mounts(&daemon, &sandbox);
     let whole = mount(&sandbox, daemon.host(), &container.source());
-    for fault in [Fault::CutAfter(700), Fault::ResetAfter(1100), Fault::WordsAfter(512)] {
+    // One of them breaks off before anything has come.
+    let faults = [Fault::CutAfter(0), Fault::CutAfter(700), Fault::ResetAfter(1100), Fault::WordsAfter(512)];
+    for fault in faults {
         let proxy = Proxy::spoiling("/archive?", daemon.host(), vec![fault, Fault::None]);
         let mnt = mount(&sandbox, &proxy.address(), &container.source());
         let read = |root: &Path| {
@@ -376,6 +379,22 @@ fn a_mount_that_cannot_be_read_is_empty_and_says_why(daemon: Daemon) {
     }
     let log = fs::read_to_string(sandbox.path("log")).unwrap();
     assert!(log.contains("/memory") && log.contains("/gone"), "{log}");
+}
+
+fn a_mount_of_a_daemon_that_is_gone_is_an_error_and_says_why(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let container = Container::create(&daemon, &["--volume", "VOLUME-1:/data"], &["/bin/sh"]);
+    container.fill(&sandbox, "/data", "echo data >file");
+    let link = sandbox.path("daemon.sock");
+    symlink(daemon.host().strip_prefix("unix://").unwrap(), &link).unwrap();
+    let mnt = mount(&sandbox, &format!("unix://{}", link.display()), &container.source());
+    fs::remove_file(&link).unwrap();
+    let listing = fs::read_dir(mnt.join("data"));
+    let error = listing.and_then(|entries| entries.collect::<Result<Vec<_>, _>>()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    let state = description(&mnt)["mounts"][1]["state"].clone();
+    assert!(state.as_str().unwrap().starts_with("broken: cannot reach the daemon"), "{state}");
+    assert!(fs::read_dir(mnt.join("rootfs")).unwrap().count() > 3);
 }
 
 #[test]

@@ -166,7 +166,7 @@ fn export(job: Job, bytes: Bytes, daemon: &Daemon, container: &Container) -> Res
     read(job, bytes, || Ok(Some(daemon.export(&container.id)?)))
 }
 
-/// Fetches a volume, a bind or a tmpfs. One that cannot be read is empty.
+/// Fetches a volume, a bind or a tmpfs. One that is not there is empty.
 fn fetch(
     job: Job,
     bytes: Bytes,
@@ -174,15 +174,48 @@ fn fetch(
     container: &Container,
     mount: &MountPoint,
 ) -> Result<Entry, SourceError> {
-    match reach(daemon, container, mount) {
-        Ok((through, first)) => {
-            let mut first = Some(first);
-            read(job, bytes, || match first.take() {
-                Some(first) => Ok(Some(first)),
-                None => through.archive(&mount.destination),
-            })
+    let mut pauses = fill::PAUSES.iter();
+    let (through, first) = loop {
+        match (reach(daemon, container, mount), pauses.next()) {
+            (Ok(reached), _) => break reached,
+            (Err(Obstacle::NotThere(why)), _) => {
+                return Err(SourceError::Unavailable { mount: mount.destination.clone(), why });
+            }
+            (Err(Obstacle::Failed(error)), Some(pause)) => {
+                tracing::warn!("{error}; trying again");
+                job.pause(*pause)?;
+            }
+            (Err(Obstacle::Failed(error)), None) => return Err(error),
         }
-        Err(why) => job.give_empty(SourceError::Unavailable { mount: mount.destination.clone(), why }),
+    };
+    let mut first = Some(first);
+    read(job, bytes, || match first.take() {
+        Some(first) => Ok(Some(first)),
+        None => through.archive(&mount.destination),
+    })
+}
+
+/// What keeps a mount from being read.
+enum Obstacle {
+    /// The daemon has nothing there to show, for this reason.
+    NotThere(String),
+    /// The daemon could not be asked, or failed.
+    Failed(SourceError),
+}
+
+impl From<DockerError> for Obstacle {
+    fn from(error: DockerError) -> Obstacle {
+        // So Podman (4.3) says that the source of a bind is gone, or that it does not show a single file that is bound.
+        const WORDS: [&str; 2] = ["no such file or directory", "not a directory"];
+        let nothing = match &error {
+            DockerError::Refused { message, .. } => WORDS.iter().any(|words| message.contains(words)),
+            _ => false,
+        };
+        let error = SourceError::from(error);
+        match nothing || error.is_final() {
+            true => Obstacle::NotThere(error.to_string()),
+            false => Obstacle::Failed(error),
+        }
     }
 }
 
@@ -209,29 +242,29 @@ impl Through<'_> {
     }
 }
 
-/// Asks for a mount in the way that is safe; else says why it cannot be read.
+/// Asks for a mount in the way that is safe.
 fn reach<'a>(
     daemon: &'a Daemon,
     container: &'a Container,
     mount: &MountPoint,
-) -> Result<(Through<'a>, ByteStream), String> {
-    const NOTHING: &str = "the daemon has nothing there";
+) -> Result<(Through<'a>, ByteStream), Obstacle> {
+    let not_there = |why: &str| Obstacle::NotThere(why.to_owned());
+    let nothing = || not_there("the daemon has nothing there");
     let running = container.state == ContainerState::Running;
     let original = Through::Original(daemon, container);
     let through = match (&mount.kind, daemon.engine()) {
         // What is in memory belongs to the running container alone.
         (MountKind::Tmpfs, Engine::Podman) if running => original,
         (MountKind::Tmpfs, _) if running => {
-            return Err("the daemon does not show what is in memory".to_owned());
+            return Err(not_there("the daemon does not show what is in memory"));
         }
         (MountKind::Tmpfs, _) => {
-            return Err("what was in memory has gone with the processes of the container".to_owned());
+            return Err(not_there("what was in memory has gone with the processes of the container"));
         }
         (kind, engine) => {
             // For a throwaway container that has all mounts, dockerd would make the source of a bind anew where it is gone.
             if *kind != MountKind::Volume && engine == Engine::Docker {
-                let found = daemon.stat_path(&container.id, mount.destination.as_bytes());
-                found.map_err(|error| error.to_string())?.ok_or(NOTHING)?;
+                daemon.stat_path(&container.id, mount.destination.as_bytes())?.ok_or_else(nothing)?;
             }
             super::image::sweep(daemon);
             let made = match volume(daemon, mount) {
@@ -246,12 +279,12 @@ fn reach<'a>(
                     tracing::debug!("read through the container itself: {error}");
                     original
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         }
     };
-    let first = through.archive(&mount.destination).map_err(|error| error.to_string())?;
-    Ok((through, first.ok_or(NOTHING)?))
+    let first = through.archive(&mount.destination)?.ok_or_else(nothing)?;
+    Ok((through, first))
 }
 
 /// Reads a stream into the cache, and ends it when the task is cancelled.

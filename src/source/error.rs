@@ -85,7 +85,7 @@ pub enum SourceError {
     /// A second attempt brought other bytes than the first.
     #[error("the export of {} broke off, and a new one differs from it", quote(Path::new(.0)))]
     Different(OsString),
-    /// A mount of a container cannot be read.
+    /// A mount of a container is not there to be read: it is shown as empty.
     #[error("{} cannot be read: {why}", quote(Path::new(mount)))]
     Unavailable {
         /// Where the container has it.

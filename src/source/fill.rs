@@ -226,7 +226,11 @@ impl Work {
                 Ok(_) => told.progress.enter(Phase::Done),
                 Err(error) => {
                     told.fail(error);
-                    grower.lose();
+                    // Whoever sees what is left sees why.
+                    match error {
+                        SourceError::Unavailable { .. } => leave_empty(&grower, error),
+                        _ => grower.lose(),
+                    }
                 }
             }
             result
@@ -242,6 +246,16 @@ impl Work {
 
     fn take_thread(&self) -> Option<JoinHandle<Result<Entry, SourceError>>> {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Leaves an empty root directory in the place of what is not there.
+fn leave_empty(grower: &Grower, why: &SourceError) {
+    tracing::warn!("{why}");
+    let mut tree = GrowingTree::default();
+    match tree.finish() {
+        Ok(()) => grower.replace(Arc::new(tree), Vec::new()),
+        Err(_) => grower.lose(),
     }
 }
 
@@ -386,16 +400,6 @@ impl Job {
         self.publish(Data::Borrowed { path, identity })
     }
 
-    /// Gives up, and leaves an empty root directory instead of what cannot be read.
-    pub fn give_empty(self, error: SourceError) -> Result<Entry, SourceError> {
-        tracing::warn!("{error}");
-        let mut tree = GrowingTree::default();
-        if tree.finish().is_ok() {
-            self.grower.replace(Arc::new(tree), Vec::new());
-        }
-        Err(error)
-    }
-
     fn watch<R>(&self, inner: R) -> Watched<R> {
         Watched::filling(inner, &self.progress, &self.grower)
     }
@@ -492,7 +496,8 @@ impl Job {
         Ok(())
     }
 
-    fn pause(&self, pause: Duration) -> Result<(), SourceError> {
+    /// Waits, unless nobody wants it any more.
+    pub fn pause(&self, pause: Duration) -> Result<(), SourceError> {
         const STEP: Duration = Duration::from_millis(50);
         for _ in 0..pause.as_millis() / STEP.as_millis() {
             self.progress.check()?;

@@ -174,8 +174,10 @@ pub enum MountState {
     Fetching,
     /// All of it is there.
     Ready,
-    /// It is empty, or incomplete, for this reason.
+    /// There is nothing to be read, for this reason: it is empty.
     Unavailable(String),
+    /// It could not be read to its end, for this reason: what has come is there.
+    Broken(String),
 }
 
 impl fmt::Display for MountState {
@@ -185,6 +187,7 @@ impl fmt::Display for MountState {
             MountState::Fetching => f.write_str("fetching"),
             MountState::Ready => f.write_str("ready"),
             MountState::Unavailable(why) => write!(f, "unavailable: {why}"),
+            MountState::Broken(why) => write!(f, "broken: {why}"),
         }
     }
 }
@@ -210,11 +213,13 @@ impl Mount {
 
     /// How far it has come.
     pub fn state(&self) -> MountState {
-        match (self.keep.failure(), self.filesystem.state()) {
-            (Some(why), _) => MountState::Unavailable(why.to_owned()),
-            (None, FillState::Dormant) => MountState::NotFetched,
-            (None, FillState::Filling | FillState::Broken) => MountState::Fetching,
-            (None, FillState::Ready) => MountState::Ready,
+        match (self.filesystem.state(), self.keep.failure()) {
+            (FillState::Dormant, _) => MountState::NotFetched,
+            (FillState::Ready, None) => MountState::Ready,
+            (FillState::Ready, Some(why)) => MountState::Unavailable(why.to_owned()),
+            (FillState::Broken, Some(why)) => MountState::Broken(why.to_owned()),
+            // One that is broken says why in a moment.
+            (FillState::Filling | FillState::Broken, _) => MountState::Fetching,
         }
     }
 }
