@@ -35,6 +35,7 @@ on_both_daemons!(
     a_mount_whose_stream_breaks_off_is_asked_for_again,
     a_mount_that_cannot_be_read_is_empty_and_says_why,
     a_mount_of_a_daemon_that_is_gone_is_an_error_and_says_why,
+    a_mount_that_is_being_read_is_told_and_counted,
     a_bare_name_is_a_container_where_no_image_has_it,
     a_volume_is_read_without_a_mountpoint,
     who_is_interrupted_while_nobody_reads_leaves_nothing,
@@ -381,6 +382,14 @@ fn a_mount_that_cannot_be_read_is_empty_and_says_why(daemon: Daemon) {
     assert!(log.contains("/memory") && log.contains("/gone"), "{log}");
 }
 
+/// What `imagefs mounts` tells of the only mount.
+#[track_caller]
+fn listed(sandbox: &Sandbox) -> Value {
+    let listed = sandbox.run(&mut sandbox.imagefs(["mounts", "--json"])).success().stdout;
+    let [mount] = serde_json::from_str::<Vec<Value>>(&listed).unwrap().try_into().unwrap();
+    mount
+}
+
 fn a_mount_of_a_daemon_that_is_gone_is_an_error_and_says_why(daemon: Daemon) {
     let sandbox = Sandbox::new();
     let container = Container::create(&daemon, &["--volume", "VOLUME-1:/data"], &["/bin/sh"]);
@@ -394,7 +403,32 @@ fn a_mount_of_a_daemon_that_is_gone_is_an_error_and_says_why(daemon: Daemon) {
     assert_eq!(error.raw_os_error(), Some(5), "{error}");
     let state = description(&mnt)["mounts"][1]["state"].clone();
     assert!(state.as_str().unwrap().starts_with("broken: cannot reach the daemon"), "{state}");
+    assert!(wait_until(|| listed(&sandbox)["state"] == "broken"), "{}", listed(&sandbox));
+    let failure = listed(&sandbox)["failure"].clone();
+    assert!(failure.as_str().unwrap().contains("\"/data\" cannot be read: cannot reach"), "{failure}");
+    let log = fs::read_to_string(listed(&sandbox)["log"].as_str().unwrap()).unwrap();
+    assert!(log.contains("ERROR") && log.contains("/data"), "{log}");
     assert!(fs::read_dir(mnt.join("rootfs")).unwrap().count() > 3);
+}
+
+fn a_mount_that_is_being_read_is_told_and_counted(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let container = Container::create(&daemon, &["--volume", "VOLUME-1:/data"], &["/bin/sh"]);
+    container.fill(&sandbox, "/data", "seq 10000 >file");
+    let proxy = Proxy::spoiling("/archive?", daemon.host(), vec![Fault::HoldAfter(0)]);
+    let mnt = mount(&sandbox, &proxy.address(), &container.source());
+    assert_eq!(listed(&sandbox)["state"], "ready");
+    let count = |what: &str| listed(&sandbox)[what].as_u64().unwrap();
+    let (entries, bytes) = (count("entries"), count("bytes"));
+    thread::scope(|scope| {
+        let read = scope.spawn(|| fs::metadata(mnt.join("data/file")).unwrap().len());
+        assert!(wait_until(|| listed(&sandbox)["state"] == "filling"), "{}", listed(&sandbox));
+        assert_eq!(description(&mnt)["mounts"][1]["state"], "fetching");
+        proxy.release();
+        let size = read.join().unwrap();
+        assert!(wait_until(|| listed(&sandbox)["state"] == "ready"), "{}", listed(&sandbox));
+        assert_eq!((count("entries"), count("bytes")), (entries + 1, bytes + size));
+    });
 }
 
 #[test]

@@ -11,9 +11,8 @@ use super::sessions::{Record, Registration, Stage};
 use super::{bar, mount};
 use crate::cache::Cache;
 use crate::fuse::Notifier;
-use crate::index::FillState;
 use crate::progress::Progress;
-use crate::source::{Context, Source};
+use crate::source::{Context, MountState, Source};
 
 /// How often a record is brought up to date while the source is being read.
 pub const RECORD_INTERVAL: Duration = Duration::from_secs(1);
@@ -34,6 +33,8 @@ pub struct Steward<'a> {
     notifier: Notifier,
     registration: &'a mut Registration,
     listener: Option<Listener>,
+    /// What has failed, as far as it was told.
+    told: Vec<String>,
     /// Sources that were shown before, and of which somebody still has a file open.
     retired: Vec<Source>,
     /// Until when it has done enough about them.
@@ -60,6 +61,7 @@ impl<'a> Steward<'a> {
             notifier,
             registration,
             listener,
+            told: Vec::new(),
             retired: Vec::new(),
             rest: Instant::now(),
         })
@@ -67,27 +69,31 @@ impl<'a> Steward<'a> {
 
     /// Does its work until the session has ended.
     pub fn serve(mut self, ended: &Ended) {
+        let mut coming = true;
         loop {
-            let busy = self.registration.record().stage == Stage::Filling || !self.retired.is_empty();
+            let busy = coming || !self.retired.is_empty();
             let listener = self.listener.as_ref().map(Listener::as_fd);
             match ended.or_ready(listener, busy.then_some(RECORD_INTERVAL)) {
                 Woken::Ended => return,
                 Woken::Ready => self.receive(ended),
                 Woken::Neither => self.retire(),
             }
-            self.follow();
+            coming = self.follow();
         }
     }
 
-    /// Keeps the record up to date until all of the source is there.
-    fn follow(&mut self) {
-        if self.registration.record().stage != Stage::Filling {
-            return;
-        }
+    /// Keeps the record up to date, and tells of whatever failed. Returns whether more is to come.
+    fn follow(&mut self) -> bool {
+        // Looked at first: what comes to its end meanwhile is recorded the next time.
+        let coming = is_coming(&lock(self.shown));
         self.record();
-        if let Some(failure) = lock(self.shown).failure() {
+        let mut failures = lock(self.shown).failures();
+        failures.retain(|failure| !self.told.contains(failure));
+        for failure in failures {
             tracing::error!("{failure}; what had come stays readable");
+            self.told.push(failure);
         }
+        coming
     }
 
     /// Lets go of what was shown before, as far as nobody uses it any more.
@@ -149,19 +155,28 @@ impl<'a> Steward<'a> {
         let old = std::mem::replace(&mut *self.shown.write().unwrap_or_else(PoisonError::into_inner), new);
         self.retired.push(old);
         self.progress = progress;
+        self.told.clear();
         self.record();
         Ok(())
     }
 
-    /// Writes down what is shown now.
+    /// Writes down what is shown now, where that has changed.
     fn record(&mut self) {
-        let source = lock(self.shown);
-        record(self.registration, |record| tell(record, &source, &self.progress));
+        let mut now = self.registration.record().clone();
+        tell(&mut now, &lock(self.shown), &self.progress);
+        if now != *self.registration.record() {
+            record(self.registration, |record| *record = now);
+        }
     }
 }
 
 fn lock(shown: &Shown) -> std::sync::RwLockReadGuard<'_, Source> {
     shown.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether something of a source is being read, or will be once somebody looks into it.
+fn is_coming(source: &Source) -> bool {
+    source.mounts.iter().any(|mount| matches!(mount.state(), MountState::NotFetched | MountState::Fetching))
 }
 
 /// Changes the record of this server.
@@ -175,10 +190,9 @@ pub fn record(registration: &mut Registration, change: impl FnOnce(&mut Record))
 /// Writes down how far a source is.
 fn tell(record: &mut Record, source: &Source, progress: &Progress) {
     record.id.clone_from(&source.identity);
-    record.failure = source.failure().map(str::to_owned);
-    // One that is broken says why in a moment.
-    let under_way = |state| matches!(state, FillState::Filling | FillState::Broken);
-    let filling = source.mounts.iter().any(|mount| under_way(mount.filesystem.state()));
+    let failures = source.failures();
+    record.failure = (!failures.is_empty()).then(|| failures.join("; "));
+    let filling = source.mounts.iter().any(|mount| mount.state() == MountState::Fetching);
     record.stage = match record.failure {
         Some(_) => Stage::Broken,
         None if filling => Stage::Filling,

@@ -416,9 +416,16 @@ impl Source {
         self.mounts.iter().any(|mount| Arc::strong_count(&mount.filesystem) > 1)
     }
 
-    /// Why something of the root filesystem will never come, if that is so.
-    pub fn failure(&self) -> Option<&str> {
-        self.mounts.first()?.keep.failure()
+    /// What of it will never come, and why: nothing, as long as all is well.
+    pub fn failures(&self) -> Vec<String> {
+        let broken = |(index, mount): (usize, &Mount)| match mount.state() {
+            MountState::Broken(why) if index == 0 => Some(why),
+            MountState::Broken(why) => {
+                Some(SourceError::Unavailable { mount: mount.destination.clone(), why }.to_string())
+            }
+            _ => None,
+        };
+        self.mounts.iter().enumerate().filter_map(broken).collect()
     }
 
     /// The bytes of all files, where all of them are known; else what an image takes, as the daemon reckons.
