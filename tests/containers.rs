@@ -31,6 +31,7 @@ on_both_daemons!(
     every_mount_is_what_the_daemon_copies,
     the_root_filesystem_is_what_the_daemon_exports,
     an_export_of_what_changes_goes_on_where_it_broke_off,
+    why_memory_is_not_shown_is_what_the_container_does,
     what_nobody_looks_into_is_not_fetched,
     a_mount_whose_stream_breaks_off_is_asked_for_again,
     a_mount_that_cannot_be_read_is_empty_and_says_why,
@@ -266,6 +267,39 @@ fn the_root_filesystem_is_what_the_daemon_exports(daemon: Daemon) {
     assert_eq!(description(&frozen)["container"]["state"], "paused");
     assert_eq!(fs::read_link(frozen.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
     daemon.run(["unpause", &running.name]);
+}
+
+fn why_memory_is_not_shown_is_what_the_container_does(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let reason = |container: &Container| {
+        let mnt = mount(&sandbox, daemon.host(), &container.source());
+        let shown = fs::read_dir(mnt.join("memory")).unwrap().count();
+        let state = || description(&mnt)["mounts"][1]["state"].as_str().unwrap().to_owned();
+        assert!(wait_until(|| state() != "fetching"));
+        let state = state();
+        sandbox.unmount(&mnt);
+        (shown, state)
+    };
+    let script = "echo hidden >/memory/file; while :; do /bin/busybox sleep 1; done";
+    let container = Container::create(&daemon, &["--tmpfs", "/memory"], &["/bin/sh", "-c", script]);
+    let (_, created) = reason(&container);
+    assert!(created.contains("never started"), "{created}");
+    daemon.run(["start", &container.name]);
+    let written = || {
+        let out = daemon.cli(["exec", &container.name, "/bin/busybox", "cat", "/memory/file"]).output();
+        out.is_ok_and(|out| !out.stdout.is_empty())
+    };
+    assert!(wait_until(written), "the container writes nothing");
+    for action in ["pause", "unpause"] {
+        daemon.run([action, &container.name]);
+        let (shown, state) = reason(&container);
+        let is_shown = daemon.name == "podman" && action == "unpause";
+        assert_eq!((shown == 1, state == "ready"), (is_shown, is_shown), "{action}: {state}");
+        assert!(is_shown || state.contains("the daemon") && !state.contains("gone"), "{action}: {state}");
+    }
+    daemon.run(["kill", &container.name]);
+    let (_, ended) = reason(&container);
+    assert!(ended.contains("gone with the processes"), "{ended}");
 }
 
 fn an_export_of_what_changes_goes_on_where_it_broke_off(daemon: Daemon) {

@@ -255,12 +255,7 @@ fn reach<'a>(
     let through = match (&mount.kind, daemon.engine()) {
         // What is in memory belongs to the running container alone.
         (MountKind::Tmpfs, Engine::Podman) if running => original,
-        (MountKind::Tmpfs, _) if running => {
-            return Err(not_there("the daemon does not show what is in memory"));
-        }
-        (MountKind::Tmpfs, _) => {
-            return Err(not_there("what was in memory has gone with the processes of the container"));
-        }
+        (MountKind::Tmpfs, engine) => return Err(not_there(why_no_memory(&container.state, engine))),
         (kind, engine) => {
             // For a throwaway container that has all mounts, dockerd would make the source of a bind anew where it is gone.
             if *kind != MountKind::Volume && engine == Engine::Docker {
@@ -285,6 +280,18 @@ fn reach<'a>(
     };
     let first = through.archive(&mount.destination)?.ok_or_else(nothing)?;
     Ok((through, first))
+}
+
+/// Why a tmpfs is not shown.
+fn why_no_memory(state: &ContainerState, engine: Engine) -> &'static str {
+    match (state, engine) {
+        (ContainerState::Created, _) => "the container was never started, and has nothing in memory",
+        (ContainerState::Exited | ContainerState::Dead, _) => {
+            "what was in memory has gone with the processes of the container"
+        }
+        (_, Engine::Docker) => "the daemon does not show what is in memory",
+        (_, Engine::Podman) => "the daemon shows what is in memory only while the container runs",
+    }
 }
 
 /// Reads a stream into the cache, and ends it when the task is cancelled.
