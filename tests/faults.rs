@@ -251,6 +251,13 @@ fn a_disk_that_is_full_before_the_export_is_whole() {
         for word in ["no space left in the cache", "free there", "imagefs cache prune", "--cache-dir"] {
             assert!(outcome.stderr.contains(word), "{outcome:#?}");
         }
+        // A verb that reads says the same.
+        let mut command = place.0.imagefs(["ls", "--host", &proxy.address(), SMALL, "/"]);
+        let listed = place.0.run(command.env("IMAGEFS_CACHE_DIR", &cache));
+        assert_eq!(listed.code, Some(7), "{listed:#?}");
+        for word in ["no space left in the cache", "free there", "imagefs cache prune"] {
+            assert!(listed.stderr.contains(word), "{listed:#?}");
+        }
         assert!(!daemon.has_container(&proxy.containers()[0]));
         assert_eq!(files_below(&cache), [cache.join("CACHEDIR.TAG")]);
         succeed(place.0.command("umount").arg(&disk));

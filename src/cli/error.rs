@@ -184,36 +184,39 @@ fn of_cache(error: &CacheError) -> Kind {
 
 impl From<SourceError> for CommandError {
     fn from(error: SourceError) -> CommandError {
-        let kind = match &error {
-            SourceError::Transport { .. }
-            | SourceError::NotUtf8(_)
-            | SourceError::NoLayers(_)
-            | SourceError::BadName(_)
-            | SourceError::Unchanging(_)
-            | SourceError::Endpoint(_) => Kind::Usage,
-            SourceError::Docker(error) => of_docker(error),
-            SourceError::Cache(error) => of_cache(error),
-            SourceError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
-            SourceError::Read { .. } | SourceError::Thread(_) => Kind::Failed,
-            SourceError::Different(_) | SourceError::NoStream | SourceError::Unavailable { .. } => {
-                Kind::Daemon
-            }
-            SourceError::Oci(error) => of_oci(error),
-            SourceError::NotAFile(_)
-            | SourceError::Layer { .. }
-            | SourceError::ChangedMeanwhile(_)
-            | SourceError::Content { .. }
-            | SourceError::Unpack { .. } => Kind::Input,
-            SourceError::Cancelled(_) => Kind::Interrupted(SIGTERM),
-        };
-        CommandError::of(kind, &error).maybe_hint(error.hint())
+        CommandError::of(of_source(&error), &error).maybe_hint(error.hint())
+    }
+}
+
+fn of_source(error: &SourceError) -> Kind {
+    match error {
+        SourceError::Transport { .. }
+        | SourceError::NotUtf8(_)
+        | SourceError::NoLayers(_)
+        | SourceError::BadName(_)
+        | SourceError::Unchanging(_)
+        | SourceError::Endpoint(_) => Kind::Usage,
+        SourceError::Docker(error) => of_docker(error),
+        SourceError::Cache(error) => of_cache(error),
+        SourceError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
+        SourceError::Read { .. } | SourceError::Thread(_) => Kind::Failed,
+        SourceError::Different(_) | SourceError::NoStream | SourceError::Unavailable { .. } => Kind::Daemon,
+        SourceError::Oci(error) => of_oci(error),
+        SourceError::NotAFile(_)
+        | SourceError::Layer { .. }
+        | SourceError::ChangedMeanwhile(_)
+        | SourceError::Content { .. }
+        | SourceError::Unpack { .. } => Kind::Input,
+        SourceError::Cancelled(_) => Kind::Interrupted(SIGTERM),
+        SourceError::Shared(error) => of_source(error),
     }
 }
 
 impl From<GatewayError> for CommandError {
     fn from(error: GatewayError) -> CommandError {
-        let kind = match error {
-            GatewayError::Source(error) => return error.into(),
+        let kind = match &error {
+            GatewayError::Source(error) => of_source(error),
+            GatewayError::Lost { cause: Some(cause), .. } => of_source(cause),
             GatewayError::MountIndex { .. }
             | GatewayError::MountName { .. }
             | GatewayError::NotFound(_)

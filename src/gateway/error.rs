@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::index::{ReadError, TreeError};
@@ -75,6 +76,9 @@ pub enum GatewayError {
     Lost {
         /// What was asked for.
         path: PathBuf,
+        /// Why the stream broke off.
+        #[source]
+        cause: Option<Arc<SourceError>>,
     },
     /// The tree or the bytes of the source are not what they should be.
     #[error("cannot read {}: {error}", quote(path))]
@@ -102,6 +106,7 @@ impl GatewayError {
     pub fn hint(&self) -> Option<String> {
         match self {
             GatewayError::Source(error) => error.hint(),
+            GatewayError::Lost { cause, .. } => cause.as_ref().and_then(|cause| cause.hint()),
             GatewayError::MountIndex { available, .. } => match available {
                 0 | 1 => Some("the only mount is 0, the root filesystem".to_owned()),
                 n => Some(format!("mounts are numbered from 0 to {}", n - 1)),
@@ -122,7 +127,7 @@ impl GatewayError {
     pub(super) fn tree(path: &[u8], error: impl Into<ReadError>) -> GatewayError {
         let path = to_path(path);
         match error.into() {
-            ReadError::Tree(TreeError::Lost) => GatewayError::Lost { path },
+            ReadError::Tree(TreeError::Lost) => GatewayError::Lost { path, cause: None },
             ReadError::Tree(TreeError::NotADirectory(_)) => GatewayError::NotADirectory(path),
             ReadError::Tree(TreeError::NotAFile(_)) => GatewayError::NotAFile(path),
             error => GatewayError::Read { path, error },

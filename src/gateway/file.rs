@@ -69,7 +69,7 @@ impl<'a> FileReader<'a> {
                     Ok(found) => Ok(Some(found.unwrap_or(self.size).min(self.size))),
                     // What has been fetched alone can be read, though nobody knows of its holes.
                     Err(TreeError::NotYet) => Ok(None),
-                    Err(error) => Err(GatewayError::tree(&question.path, error)),
+                    Err(error) => Err(question.error(error)),
                 };
                 let start = seek(self.position, Whence::Data)?.unwrap_or(self.position);
                 start..seek(start, Whence::Hole)?.unwrap_or(self.size)

@@ -250,6 +250,7 @@ impl Gateway {
         let names: Vec<Vec<u8>> = names.into_iter().map(<[u8]>::to_vec).collect();
         let question = Question {
             filesystem: &mount.filesystem,
+            mount: Some(mount),
             progress: &self.progress,
             patience: PATIENCE,
             path: walk::absolute(&names),

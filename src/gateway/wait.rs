@@ -7,6 +7,7 @@ use super::error::to_path;
 use super::stat::Xattrs;
 use crate::index::{DirCookie, DirEntry, Filesystem, Ino, Listing, ReadError, Stat, Tree as _, TreeError};
 use crate::progress::Progress;
+use crate::source::Mount;
 
 /// How often a filesystem is looked at while an answer is waited for.
 const POLL: Duration = Duration::from_millis(1);
@@ -14,6 +15,8 @@ const POLL: Duration = Duration::from_millis(1);
 /// Questions about one path. What has not come yet is waited for, as long as anything comes.
 pub(super) struct Question<'a> {
     pub filesystem: &'a Filesystem,
+    /// Whose filesystem it is, to be asked why something does not come.
+    pub mount: Option<&'a Mount>,
     pub progress: &'a Progress,
     /// How long nothing at all may come.
     pub patience: Duration,
@@ -32,8 +35,26 @@ impl Question<'_> {
             let generation = self.filesystem.generation();
             match ask(self.filesystem).map_err(Into::into) {
                 Err(ReadError::Tree(TreeError::NotYet)) => self.wait(generation, begun)?,
-                answer => return answer.map_err(|error| GatewayError::tree(&self.path, error)),
+                answer => return answer.map_err(|error| self.error(error)),
             }
+        }
+    }
+
+    /// Why there is no answer.
+    pub fn error(&self, error: impl Into<ReadError>) -> GatewayError {
+        match (GatewayError::tree(&self.path, error), self.mount) {
+            (GatewayError::Lost { path, .. }, Some(mount)) => {
+                // What is lost says why in a moment: the container that it was read through goes first.
+                let begun = Instant::now();
+                while mount.failure().is_none() && begun.elapsed() < self.patience {
+                    if let Err(cancelled) = self.progress.check() {
+                        return cancelled.into();
+                    }
+                    std::thread::sleep(POLL);
+                }
+                GatewayError::Lost { path, cause: mount.failure().cloned() }
+            }
+            (error, _) => error,
         }
     }
 

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::cache::CacheError;
 use crate::docker::{BadName, DockerError, EndpointError};
@@ -108,6 +109,9 @@ pub enum SourceError {
     /// The user lost patience.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+    /// What others who wait for the same were told too: see [`SourceError::original`].
+    #[error(transparent)]
+    Shared(Arc<SourceError>),
 }
 
 /// What to do about what ends too early.
@@ -139,9 +143,17 @@ impl From<OciError> for SourceError {
 }
 
 impl SourceError {
+    /// The error itself, whoever else was told of it.
+    pub fn original(&self) -> &SourceError {
+        match self {
+            SourceError::Shared(error) => error.original(),
+            error => error,
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
-        match self {
+        match self.original() {
             SourceError::Transport { instead, .. } => Some((*instead).to_owned()),
             SourceError::Endpoint(e) => e.hint(),
             SourceError::Docker(e) => e.hint(),
@@ -170,7 +182,10 @@ impl SourceError {
 
     /// Whether there is no image of that name, be it that none can have it.
     pub(super) fn is_no_image(&self) -> bool {
-        matches!(self, SourceError::BadName(_) | SourceError::Docker(DockerError::ImageNotFound { .. }))
+        matches!(
+            self.original(),
+            SourceError::BadName(_) | SourceError::Docker(DockerError::ImageNotFound { .. })
+        )
     }
 
     pub(super) fn read(path: &Path, error: io::Error) -> SourceError {

@@ -59,9 +59,12 @@ pub(super) struct Fill {
 /// The thread that fills, once there is one.
 struct Work {
     progress: Arc<Progress>,
-    thread: Mutex<Option<JoinHandle<Result<Entry, SourceError>>>>,
-    failure: OnceLock<String>,
+    thread: Mutex<Option<JoinHandle<Outcome>>>,
+    failure: OnceLock<Arc<SourceError>>,
 }
+
+/// What becomes of it: an error is told to all who wait.
+type Outcome = Result<Entry, Arc<SourceError>>;
 
 /// What the bytes of an entry come from.
 pub(super) enum Bytes {
@@ -180,7 +183,7 @@ pub(super) fn open_dormant(
             work(Job::new(plan, cache, &progress, grower, filler, None), bytes)
         });
         if let Err(error) = begun {
-            filling.fail(&error);
+            filling.fail(Arc::new(error));
             lost.lose();
         }
     });
@@ -221,13 +224,13 @@ impl Work {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let told = Arc::clone(self);
         let spawned = std::thread::Builder::new().name("fill".into()).spawn(move || {
-            let result = work();
+            let result = work().map_err(Arc::new);
             match &result {
                 Ok(_) => told.progress.enter(Phase::Done),
                 Err(error) => {
-                    told.fail(error);
+                    told.fail(Arc::clone(error));
                     // Whoever sees what is left sees why.
-                    match error {
+                    match **error {
                         SourceError::Unavailable { .. } => leave_empty(&grower, error),
                         _ => grower.lose(),
                     }
@@ -240,11 +243,11 @@ impl Work {
     }
 
     /// Writes down why nothing more comes.
-    fn fail(&self, error: &SourceError) {
-        let _ = self.failure.set(error.to_string());
+    fn fail(&self, error: Arc<SourceError>) {
+        let _ = self.failure.set(error);
     }
 
-    fn take_thread(&self) -> Option<JoinHandle<Result<Entry, SourceError>>> {
+    fn take_thread(&self) -> Option<JoinHandle<Outcome>> {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -274,7 +277,7 @@ impl Fill {
     pub fn wait(&mut self) -> Result<(), SourceError> {
         if let Some(thread) = self.work.take_thread() {
             let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            self.entry = Some(result?);
+            self.entry = Some(result.map_err(SourceError::Shared)?);
         }
         Ok(())
     }
@@ -290,8 +293,8 @@ impl Fill {
     }
 
     /// Why it came to nothing, if it did.
-    pub fn failure(&self) -> Option<&str> {
-        self.work.failure.get().map(String::as_str)
+    pub fn failure(&self) -> Option<&Arc<SourceError>> {
+        self.work.failure.get()
     }
 }
 

@@ -225,7 +225,7 @@ fn lock(streams: &Mutex<Streams>) -> MutexGuard<'_, Streams> {
 impl SourceError {
     /// Whether trying again is no use.
     pub(super) fn is_final(&self) -> bool {
-        match self {
+        match self.original() {
             SourceError::Docker(error) => !matches!(
                 error,
                 DockerError::Cut { .. }

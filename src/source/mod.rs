@@ -211,13 +211,21 @@ impl Mount {
         self.alone.as_ref().filter(|_| self.filesystem.state() == FillState::Dormant)
     }
 
+    /// Why it, or the rest of it, will never come, if that is so.
+    pub fn failure(&self) -> Option<&Arc<SourceError>> {
+        match &self.keep {
+            Keep::Entry(_) => None,
+            Keep::Fill(fill) => fill.failure(),
+        }
+    }
+
     /// How far it has come.
     pub fn state(&self) -> MountState {
-        match (self.filesystem.state(), self.keep.failure()) {
+        match (self.filesystem.state(), self.failure()) {
             (FillState::Dormant, _) => MountState::NotFetched,
             (FillState::Ready, None) => MountState::Ready,
-            (FillState::Ready, Some(why)) => MountState::Unavailable(why.to_owned()),
-            (FillState::Broken, Some(why)) => MountState::Broken(why.to_owned()),
+            (FillState::Ready, Some(why)) => MountState::Unavailable(why.to_string()),
+            (FillState::Broken, Some(why)) => MountState::Broken(why.to_string()),
             // One that is broken says why in a moment.
             (FillState::Filling | FillState::Broken, _) => MountState::Fetching,
         }
@@ -230,15 +238,6 @@ enum Keep {
     Entry(Box<Entry>),
     /// The making of one.
     Fill(Box<Fill>),
-}
-
-impl Keep {
-    fn failure(&self) -> Option<&str> {
-        match self {
-            Keep::Entry(_) => None,
-            Keep::Fill(fill) => fill.failure(),
-        }
-    }
 }
 
 /// The name of mount 0.

@@ -86,8 +86,13 @@ impl Container {
         let progress = Progress::new();
         let names: Vec<Vec<u8>> = clean(path.as_bytes()).into_iter().map(<[u8]>::to_vec).collect();
         let filesystem = &self.0[mount];
-        let question =
-            Question { filesystem, progress: &progress, patience: Duration::ZERO, path: absolute(&names) };
+        let question = Question {
+            filesystem,
+            mount: None,
+            progress: &progress,
+            patience: Duration::ZERO,
+            path: absolute(&names),
+        };
         match walk(&question, &table, mount, &names, last) {
             Ok(ino) => format!("{} {:?}", ino, filesystem.tree().stat(ino).unwrap().file_type),
             Err(error) => error.hint().unwrap_or_else(|| error.to_string()),
