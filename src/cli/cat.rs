@@ -22,7 +22,7 @@ Examples:
 /// Print files of a source
 ///
 /// Symbolic links are followed within the source. Of an image that is not in the cache, and of a volume of Docker's, only
-/// these files are asked for.
+/// these files are asked for, unless a link is on the way in a volume or with Podman.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct CatArgs {

@@ -13,7 +13,7 @@ use crate::index::FileType;
 
 /// Show the attributes of a file of a source
 ///
-/// Of an image that is not in the cache, only this file is asked for; the number of its names is then not known.
+/// Of a Docker image that is not in the cache, only this file is asked for; the number of its names is then not known.
 #[derive(Debug, Args)]
 pub struct StatArgs {
     #[command(flatten)]

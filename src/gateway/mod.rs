@@ -8,7 +8,8 @@
 //! - A path is cleaned as text, absolute and relative alike, and begins at the mount's root; `..` stops there.
 //! - Symlinks are resolved inside the mount, where `/` is the container's root: never on the host.
 //! - A source that is still being read is waited for, as long as anything comes. Single files of an image that is not
-//!   in the cache, and of a volume of Docker's, are fetched alone; the first listing has all of it read.
+//!   in the cache, and of a volume of Docker's, are fetched alone where the answer is the same; the first listing has all
+//!   of it read.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -50,7 +51,7 @@ use std::time::Duration;
 use crate::index::scan::{Entry, EntryKind};
 use crate::index::{FileType, Ino};
 use crate::progress::Progress;
-use crate::source::{self, Context, Found, Mount, Source};
+use crate::source::{self, Alone, Context, Found, Mount, Source, SourceError};
 
 use self::error::to_path;
 use self::wait::Question;
@@ -202,7 +203,7 @@ impl Gateway {
     ) -> Result<FileReader<'_>, GatewayError> {
         let asked = self.asked(mount_index, path.as_ref())?;
         let not_a_file = |path: &[u8]| GatewayError::NotAFile(to_path(path));
-        match asked.alone(true)? {
+        match asked.open_alone()? {
             Some(Found::File(file)) => {
                 let stat = FileStat::of_entry(&to_path(&asked.question.path), file.entry.clone());
                 match stat.file_type {
@@ -225,16 +226,16 @@ impl Gateway {
     fn stat(&self, mount_index: i64, path: &Path, last: Last) -> Result<FileStat, GatewayError> {
         let asked = self.asked(mount_index, path)?;
         let path = to_path(&asked.question.path);
-        match asked.alone(last != Last::Keep)? {
+        let mut found = asked.stat_alone(last != Last::Keep)?;
+        if last == Last::FollowInside && matches!(found, Some(Found::Nothing)) {
+            found = match asked.stat_alone(false)? {
+                // It may lead over the root by way of another link.
+                Some(Found::File(link)) if !leads_over_the_root(&link.entry, asked.names.len()) => None,
+                link => link,
+            };
+        }
+        match found {
             Some(Found::File(file)) => return Ok(FileStat::of_entry(&path, file.entry)),
-            Some(Found::Nothing) if last == Last::FollowInside => {
-                return match asked.alone(false)? {
-                    Some(Found::File(file)) if leads_over_the_root(&file.entry, asked.names.len()) => {
-                        Ok(FileStat::of_entry(&path, file.entry))
-                    }
-                    _ => Err(GatewayError::NotFound(path)),
-                };
-            }
             Some(Found::Nothing) => return Err(GatewayError::NotFound(path)),
             Some(Found::Unclear) | None => {}
         }
@@ -273,10 +274,22 @@ impl Asked<'_> {
         walk::walk(&self.question, &self.gateway.table, self.own, &self.names, last)
     }
 
-    /// What a daemon that is asked for this path alone says; `None` where the mount knows, or will.
-    fn alone(&self, follow: bool) -> Result<Option<Found>, GatewayError> {
+    /// What a daemon that is asked for this path alone says of it; `None` where the mount knows, or will.
+    fn stat_alone(&self, follow: bool) -> Result<Option<Found>, GatewayError> {
+        self.alone(|alone, path| alone.stat(path, follow))
+    }
+
+    /// The same, for who wants the bytes alone.
+    fn open_alone(&self) -> Result<Option<Found>, GatewayError> {
+        self.alone(Alone::open)
+    }
+
+    fn alone(
+        &self,
+        ask: impl FnOnce(&Alone, &[u8]) -> Result<Found, SourceError>,
+    ) -> Result<Option<Found>, GatewayError> {
         let Some(alone) = self.mount.alone() else { return Ok(None) };
-        let found = alone.find(&self.names.join(&b'/'), follow);
+        let found = ask(alone, &self.names.join(&b'/'));
         self.question.progress.check()?;
         Ok(Some(found?))
     }

@@ -276,6 +276,6 @@ fn glance(stat: &PathStat) -> Option<Glance> {
     })
 }
 
-pub(super) fn absolute(path: &[u8]) -> Vec<u8> {
+fn absolute(path: &[u8]) -> Vec<u8> {
     [b"/", path].concat()
 }

@@ -4,13 +4,17 @@
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::docker::{Container, Daemon, DockerError, Image, PathStat, Throwaway};
-use crate::index::scan::Entry;
+use crate::docker::{Container, Daemon, DockerError, Engine, Image, Throwaway};
+use crate::index::FileType;
+use crate::index::scan::{Entry, EntryKind};
 use crate::progress::Progress;
 
 use super::SourceError;
-use super::ahead::{self, absolute};
+use super::ahead;
 use super::image::Current;
+
+/// Symbolic links that are followed for one path, as in path_resolution(7).
+const MAX_SYMLINKS: usize = 40;
 
 /// Reads single files through a container that is made for the first of them and removed with this.
 pub(crate) struct Alone {
@@ -51,79 +55,123 @@ impl Alone {
         Alone { daemon, files, container: Mutex::default(), progress: Arc::clone(progress) }
     }
 
-    /// Finds what stands at a path from the root, without a leading slash. Symlinks on the way are followed within
-    /// the image, and with `follow` one at the end as well.
-    pub fn find(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
-        let answer = match &self.files {
-            Files::Image(_, left_out) if left_out.contains(&path) => Ok(Found::Nothing),
-            Files::Image(..) => self.ask(path, follow),
-            Files::Volume(_, _, destination) => self.ask_beneath(destination, path, follow),
+    /// What stands at a path from the root, without a leading slash. Symlinks on the way are followed, and with `follow`
+    /// one at the end as well.
+    pub fn stat(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
+        match self.find(path, follow)? {
+            // Podman neither tells whose a file is nor keeps its time.
+            Found::File(_) if self.daemon.engine() == Engine::Podman => Ok(Found::Unclear),
+            found => Ok(found),
+        }
+    }
+
+    /// The bytes of what stands at a path, and nothing else that is true of it but its type. All symlinks are followed.
+    pub fn open(&self, path: &[u8]) -> Result<Found, SourceError> {
+        self.find(path, true)
+    }
+
+    fn find(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
+        let container = match (self.container(), &self.files) {
+            (Ok(container), _) => container,
+            // Where that fails, all of it is fetched, in one way or another.
+            (Err(_), Files::Volume(..)) => return Ok(Found::Unclear),
+            (Err(error), Files::Image(..)) => return Err(error),
         };
-        match answer {
-            // What the daemon fails at may be there all the same: a link in a circle, or through what is no directory.
+        match self.walk(&container, path, follow) {
+            // What the daemon fails at may be there all the same, as a link in a circle is.
             Err(SourceError::Docker(
                 DockerError::NameNotSupported { .. }
                 | DockerError::BadAnswer { .. }
                 | DockerError::Refused { status: 500.., .. },
             )) => Ok(Found::Unclear),
-            answer => answer,
+            found => found,
         }
     }
 
-    /// As [`Alone::ask`], but no link is followed: it could lead out of the directory.
-    fn ask_beneath(&self, directory: &str, path: &[u8], follow: bool) -> Result<Found, SourceError> {
-        // Where that fails, all of it is fetched, in one way or another.
-        let Ok(container) = self.container() else { return Ok(Found::Unclear) };
-        let mut names = path.split(|&b| b == b'/').peekable();
-        let mut place = directory.trim_end_matches('/').as_bytes().to_vec();
-        while let Some(name) = names.next() {
-            if name.is_empty() {
-                return Ok(Found::Unclear);
-            }
-            place.push(b'/');
-            place.extend_from_slice(name);
-            match container.stat_path(&place)? {
-                None => return Ok(Found::Nothing),
-                Some(PathStat { resolved: Some(_), .. }) if follow || names.peek().is_some() => {
-                    return Ok(Found::Unclear);
-                }
-                Some(_) => {}
-            }
-        }
-        self.bring(container, &place)
-    }
-
-    fn ask(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
-        let container = self.container()?;
-        let target = match (follow, ahead::gives_links(&self.daemon)) {
-            // It gives what a link leads to.
-            (true, false) => absolute(path),
-            (_, gives_links) => match container.stat_path(&absolute(path))? {
-                None => return Ok(Found::Nothing),
-                Some(PathStat { resolved: None, .. }) => absolute(path),
-                Some(PathStat { resolved: Some(target), .. }) => match follow {
-                    // The daemon has replaced what is not UTF-8.
-                    true if target.contains(char::REPLACEMENT_CHARACTER) => return Ok(Found::Unclear),
-                    true => target.into_bytes(),
-                    false if gives_links => absolute(path),
-                    false => return Ok(Found::Unclear),
-                },
-            },
+    /// Goes from name to name as whoever has all the files would. How the daemon follows links is another matter: through
+    /// what is not there, through files, and more of them.
+    fn walk(&self, container: &Arc<Throwaway>, path: &[u8], follow: bool) -> Result<Found, SourceError> {
+        let root = match &self.files {
+            Files::Image(..) => "",
+            Files::Volume(_, _, destination) => destination.trim_end_matches('/'),
         };
-        self.bring(container, &target)
+        // From where the files are, and what is still to be walked, the next name last.
+        let (mut place, mut ahead) = (Vec::new(), names(path));
+        let mut followed = 0;
+        while let Some(name) = ahead.pop() {
+            self.progress.check()?;
+            if name == b".." {
+                place.truncate(place.iter().rposition(|&b| b == b'/').unwrap_or(0));
+                continue;
+            }
+            let dir = place.len();
+            place.push(b'/');
+            place.extend_from_slice(&name);
+            if self.is_left_out(&place) {
+                return Ok(Found::Nothing);
+            }
+            let Some(stat) = container.stat_path(&[root.as_bytes(), &place].concat())? else {
+                return Ok(Found::Nothing);
+            };
+            match FileType::from_mode(stat.mode as u16) {
+                Some(FileType::Symlink) if follow || !ahead.is_empty() => {
+                    followed += 1;
+                    match self.target(container, &place)? {
+                        Some(target) if followed <= MAX_SYMLINKS && !target.is_empty() => {
+                            place.truncate(if target.starts_with(b"/") { 0 } else { dir });
+                            ahead.extend(names(&target));
+                        }
+                        _ => return Ok(Found::Unclear),
+                    }
+                }
+                // An export leaves sockets out.
+                Some(FileType::Socket) => return Ok(Found::Nothing),
+                Some(FileType::Directory) => {}
+                _ if ahead.is_empty() => {}
+                _ => return Ok(Found::Unclear),
+            }
+        }
+        match place.is_empty() {
+            // The root is in no archive as it is shown.
+            true => Ok(Found::Unclear),
+            false => self.bring(container, &[root.as_bytes(), &place].concat()),
+        }
     }
 
-    fn bring(&self, container: Arc<Throwaway>, path: &[u8]) -> Result<Found, SourceError> {
-        let current = Current::of(&self.progress);
-        let path = path.strip_prefix(b"/").unwrap_or(path);
-        Ok(match ahead::fetch(&container, path, |stream| current.add(stream))? {
-            ahead::Answer::Nothing => Found::Nothing,
-            ahead::Answer::Unclear => Found::Unclear,
-            ahead::Answer::File(file) => {
-                let (entry, content) = *file;
-                Found::File(Box::new(Fetched { entry, _container: container, _current: current, content }))
-            }
+    fn is_left_out(&self, place: &[u8]) -> bool {
+        match &self.files {
+            Files::Image(_, left_out) => left_out.iter().any(|path| place.strip_prefix(b"/") == Some(path)),
+            Files::Volume(..) => false,
+        }
+    }
+
+    /// The target of a symlink, where that can be known. One in a volume could lead out of it.
+    fn target(&self, container: &Throwaway, place: &[u8]) -> Result<Option<Vec<u8>>, SourceError> {
+        if matches!(self.files, Files::Volume(..)) || !ahead::gives_links(&self.daemon) {
+            return Ok(None);
+        }
+        Ok(match self.fetch(container, place)?.0 {
+            ahead::Answer::File(file) => match file.0.kind {
+                EntryKind::Symlink(target) => Some(target),
+                _ => None,
+            },
+            ahead::Answer::Nothing | ahead::Answer::Unclear => None,
         })
+    }
+
+    /// The header and the bytes of what was seen at a place of the container. Podman denies a link that leads nowhere.
+    fn bring(&self, container: &Arc<Throwaway>, place: &[u8]) -> Result<Found, SourceError> {
+        let (answer, current) = self.fetch(container, place)?;
+        let ahead::Answer::File(file) = answer else { return Ok(Found::Unclear) };
+        let ((entry, content), container) = (*file, Arc::clone(container));
+        let fetched = Fetched { entry, _container: container, _current: current, content };
+        Ok(Found::File(Box::new(fetched)))
+    }
+
+    fn fetch(&self, container: &Throwaway, place: &[u8]) -> Result<(ahead::Answer, Current), SourceError> {
+        let current = Current::of(&self.progress);
+        let place = place.strip_prefix(b"/").unwrap_or(place);
+        Ok((ahead::fetch(container, place, |stream| current.add(stream))?, current))
     }
 
     fn container(&self) -> Result<Arc<Throwaway>, SourceError> {
@@ -144,6 +192,12 @@ impl Alone {
             }
         }
     }
+}
+
+/// The names of a path, the last one first.
+fn names(path: &[u8]) -> Vec<Vec<u8>> {
+    let names = path.rsplit(|&b| b == b'/').filter(|name| !matches!(*name, b"" | b"."));
+    names.map(<[u8]>::to_vec).collect()
 }
 
 impl Read for Fetched {
