@@ -54,6 +54,8 @@ pub enum GatewayError {
         target: PathBuf,
         /// The mount that it leads to, and the path there.
         mount: (String, PathBuf),
+        /// The path there instead, should the mount be a single file: nobody knows before it is read.
+        or_file: Option<PathBuf>,
     },
     /// The range is longer than is read at once.
     #[error("{} bytes of {} are too many to be read at once", size, quote(path))]
@@ -115,8 +117,12 @@ impl GatewayError {
                 let names: Vec<String> = available.iter().map(|name| quote(Path::new(name))).collect();
                 Some(format!("there is {}", names.join(", ")))
             }
-            GatewayError::LeadsOut { mount: (name, path), .. } => {
-                Some(format!("ask mount {} for {}", quote(Path::new(name)), quote(path)))
+            GatewayError::LeadsOut { mount: (name, path), or_file, .. } => {
+                let hint = format!("ask mount {} for {}", quote(Path::new(name)), quote(path));
+                Some(match or_file {
+                    Some(file) => format!("{hint}, or for {} if it is a single file", quote(file)),
+                    None => hint,
+                })
             }
             GatewayError::TooLarge { .. } => Some("read it piece by piece".to_owned()),
             GatewayError::Stalled { .. } => Some("see whether the daemon still answers".to_owned()),

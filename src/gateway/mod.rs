@@ -55,7 +55,7 @@ use crate::source::{self, Alone, Context, Found, Mount, Source, SourceError};
 
 use self::error::to_path;
 use self::wait::Question;
-use self::walk::{Last, Table};
+use self::walk::{Last, Row, Table};
 
 pub use self::error::GatewayError;
 pub use self::file::FileReader;
@@ -87,8 +87,8 @@ impl Gateway {
 
     /// Reads a source that is open already. Every call fails once `progress` is cancelled.
     pub fn new(source: Source, progress: Arc<Progress>) -> Gateway {
-        let rows = source.mounts.iter().map(|mount| (&*mount.name, mount.destination.as_bytes()));
-        Gateway { table: Table::new(rows), source, progress }
+        let row = |mount: &Mount| Row::new(&mount.name, mount.destination.as_bytes(), mount.may_be_file());
+        Gateway { table: Table(source.mounts.iter().map(row).collect()), source, progress }
     }
 
     /// What was opened.

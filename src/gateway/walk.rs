@@ -2,8 +2,8 @@
 //!
 //! The client's path is taken as text: cleaned, and always from the mount's root. The target of a symbolic link is
 //! walked as a container's own kernel would, with the mount's root where the container has it: `/` is the root of the
-//! container, not of the host, and whatever is reached by a link beneath another mount's destination belongs to that
-//! mount. Such a link leads out; no other mount is ever looked into.
+//! container, not of the host, and a link that comes to another mount's destination leads out, whether the root
+//! filesystem has anything there or not. No other mount is ever looked into.
 
 use super::GatewayError;
 use super::error::to_path;
@@ -25,39 +25,58 @@ pub(super) enum Last {
     Keep,
 }
 
-/// Where the container has its mounts: the names of a path each, by mount index.
+/// Where the container has its mounts, by mount index.
 #[derive(Clone, Debug)]
-pub(super) struct Table(Vec<(String, Vec<Vec<u8>>)>);
+pub(super) struct Table(pub Vec<Row>);
+
+/// A mount, as far as a way may lead there.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    name: String,
+    /// The names of its path in the container.
+    destination: Vec<Vec<u8>>,
+    /// Whether it may be a single file, which stands in a directory of its own.
+    may_be_file: bool,
+}
+
+impl Row {
+    pub fn new(name: &str, destination: &[u8], may_be_file: bool) -> Row {
+        let destination = clean(destination).into_iter().map(<[u8]>::to_vec).collect();
+        Row { name: name.to_owned(), destination, may_be_file }
+    }
+}
 
 impl Table {
-    /// From names and destinations, by mount index.
-    pub fn new<'a>(mounts: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Table {
-        let row = |(name, destination): (&str, &[u8])| {
-            (name.to_owned(), clean(destination).into_iter().map(<[u8]>::to_vec).collect())
-        };
-        Table(mounts.into_iter().map(row).collect())
-    }
-
     fn destination(&self, mount: usize) -> &[Vec<u8>] {
-        self.0.get(mount).map_or(&[], |(_, names)| names)
+        self.0.get(mount).map_or(&[], |row| &row.destination)
     }
 
     /// The mount to which a path of the container belongs, and the number of names that lead to it.
     fn owner(&self, names: &[Vec<u8>]) -> Option<(usize, usize)> {
-        let holders =
-            self.0.iter().enumerate().filter(|(_, (_, destination))| names.starts_with(destination));
-        holders.map(|(mount, (_, destination))| (mount, destination.len())).max_by_key(|&(_, depth)| depth)
+        let holders = self.0.iter().enumerate().filter(|(_, row)| names.starts_with(&row.destination));
+        holders.map(|(mount, row)| (mount, row.destination.len())).max_by_key(|&(_, depth)| depth)
     }
 
-    /// The error for a link to a path of the container that another mount has.
-    fn leads_out(&self, asked: &[u8], names: &[Vec<u8>]) -> GatewayError {
+    /// The error for a link to a path of the container that another mount has. `found` is what this mount has there, if
+    /// it was looked for: only on a file a single file can be mounted.
+    fn leads_out(&self, asked: &[u8], names: &[Vec<u8>], found: Option<FileType>) -> GatewayError {
         let (mount, depth) = self.owner(names).unwrap_or((0, 0));
-        let name = self.0.get(mount).map(|(name, _)| name.clone()).unwrap_or_default();
+        let row = self.0.get(mount);
         let inside = names.get(depth..).unwrap_or_default();
+        // It stands in the directory under its last name.
+        let file = row.filter(|_| inside.is_empty()).and_then(|row| row.destination.last());
+        let file = file.map(|name| to_path(&absolute(&[name])));
+        let inside = to_path(&absolute(inside));
+        let (inside, or_file) = match (found, file) {
+            (None, file) => (inside, file.filter(|_| row.is_some_and(|row| row.may_be_file))),
+            (Some(FileType::Directory), _) | (_, None) => (inside, None),
+            (Some(_), Some(file)) => (file, None),
+        };
         GatewayError::LeadsOut {
             path: to_path(asked),
             target: to_path(&absolute(names)),
-            mount: (name, to_path(&absolute(inside))),
+            mount: (row.map(|row| row.name.clone()).unwrap_or_default(), inside),
+            or_file,
         }
     }
 }
@@ -125,9 +144,11 @@ impl Walk<'_> {
                 self.climb()?;
                 continue;
             }
-            let found = self.question.lookup(self.position(), &name)?;
-            let found = found.ok_or_else(|| GatewayError::NotFound(self.asked_for()))?;
-            match self.question.glimpse(found)?.file_type {
+            let Some(found) = self.question.lookup(self.position(), &name)? else {
+                return Err(self.nothing_at(name, of_link));
+            };
+            let file_type = self.question.glimpse(found)?.file_type;
+            match file_type {
                 FileType::Symlink if last == Last::Keep && self.ahead.is_empty() => return Ok(found),
                 FileType::Symlink => {
                     if last == Last::FollowInside && self.ahead.is_empty() && self.end.is_none() {
@@ -137,16 +158,38 @@ impl Walk<'_> {
                 }
                 FileType::Directory => {
                     self.stack.push((name, found));
+                    let path = self.container_path();
                     let leaves_again = self.ahead.last().is_some_and(|next| next == b"..");
-                    if of_link && !leaves_again && self.is_other_mount() {
-                        return Err(self.leads_out(self.container_path()));
+                    if of_link && !leaves_again && self.is_other_mount(&path) {
+                        return Err(self.leads_out(path, Some(file_type).filter(|_| self.ahead.is_empty())));
                     }
                 }
-                _ if self.ahead.is_empty() => return Ok(found),
-                _ => return Err(GatewayError::NotADirectory(self.asked_for())),
+                _ if !self.ahead.is_empty() => return Err(GatewayError::NotADirectory(self.asked_for())),
+                _ => {
+                    let mut path = self.container_path();
+                    path.push(name);
+                    return match of_link && self.is_other_mount(&path) {
+                        true => Err(self.leads_out(path, Some(file_type))),
+                        false => Ok(found),
+                    };
+                }
             }
         }
         Ok(self.position())
+    }
+
+    /// The error for a name that is not there. On the way of a link, a mount may be there or beneath.
+    fn nothing_at(&self, name: Vec<u8>, of_link: bool) -> GatewayError {
+        let stands = self.container_path();
+        let mut path = stands.clone();
+        path.push(name);
+        let path = self.with_ahead(path);
+        match self.table.owner(&path) {
+            Some((mount, depth)) if of_link && mount != self.own && depth > stands.len() => {
+                self.table.leads_out(&self.question.path, &path, None)
+            }
+            _ => GatewayError::NotFound(self.asked_for()),
+        }
     }
 
     fn follow(&mut self, link: Ino) -> Result<(), GatewayError> {
@@ -164,7 +207,7 @@ impl Walk<'_> {
                 names = clean(&target).into_iter().map(<[u8]>::to_vec).collect();
                 match self.table.owner(&names) {
                     Some((mount, depth)) if mount == self.own => drop(names.drain(..depth)),
-                    _ => return Err(self.leads_out(names)),
+                    _ => return Err(self.leads_out(names, None)),
                 }
             }
         } else if target.is_empty() {
@@ -180,7 +223,7 @@ impl Walk<'_> {
             if self.own != 0 {
                 let mut path = self.table.destination(self.own).to_vec();
                 path.pop();
-                return Err(self.leads_out(path));
+                return Err(self.leads_out(path, None));
             }
         }
         Ok(())
@@ -203,19 +246,25 @@ impl Walk<'_> {
         self.table.destination(self.own).iter().chain(below).cloned().collect()
     }
 
-    fn is_other_mount(&self) -> bool {
-        self.table.owner(&self.container_path()).is_some_and(|(mount, _)| mount != self.own)
+    /// Whether another mount is mounted at this path of the container.
+    fn is_other_mount(&self, path: &[Vec<u8>]) -> bool {
+        self.table.owner(path).is_some_and(|(mount, depth)| mount != self.own && depth == path.len())
     }
 
     /// The error for a way that goes on in another mount, at this path of the container.
-    fn leads_out(&self, mut path: Vec<Vec<u8>>) -> GatewayError {
+    fn leads_out(&self, path: Vec<Vec<u8>>, found: Option<FileType>) -> GatewayError {
+        self.table.leads_out(&self.question.path, &self.with_ahead(path), found)
+    }
+
+    /// A path with all that is still to be walked, as text.
+    fn with_ahead(&self, mut path: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         for name in self.ahead.iter().rev() {
             match name.as_slice() {
                 b".." => drop(path.pop()),
                 name => path.push(name.to_vec()),
             }
         }
-        self.table.leads_out(&self.question.path, &path)
+        path
     }
 
     fn asked_for(&self) -> std::path::PathBuf {

@@ -219,6 +219,11 @@ impl Mount {
         }
     }
 
+    /// Whether it may be a single file, which stands in a directory of its own: the daemon does not say.
+    pub fn may_be_file(&self) -> bool {
+        !matches!(&*self.kind, ROOTFS | "volume" | "tmpfs")
+    }
+
     /// How far it has come.
     pub fn state(&self) -> MountState {
         match (self.filesystem.state(), self.failure()) {

@@ -41,7 +41,8 @@ fn filesystem(entries: &[&str]) -> Filesystem {
     Filesystem::new(std::sync::Arc::new(tree), vec![DataFile::owned(file)])
 }
 
-/// A container whose mounts are `rootfs`, `data` and `sub`.
+/// A container whose mounts are `rootfs`, `data` and `data-sub`, and some that are never looked into: two single files
+/// and a volume, of which the root filesystem has one file.
 struct Container([Filesystem; 3]);
 
 impl Container {
@@ -64,6 +65,15 @@ impl Container {
                 "round -> /data/../etc/passwd",
                 "self -> etc/../self",
                 "through -> etc/passwd/x",
+                "etc/bound.conf",
+                "bound -> /etc/bound.conf",
+                "near-bound -> etc/bound.conf",
+                "etc/next -> bound.conf",
+                "unmade -> /etc/unmade.conf",
+                "lib -> var/lib",
+                "deep-file -> /data/conf",
+                "data/hidden",
+                "data/near -> hidden",
             ]),
             filesystem(&[
                 "file",
@@ -74,6 +84,9 @@ impl Container {
                 "in -> sub/file",
                 "near -> /data/../data/file",
                 "prefix -> /database",
+                "bound -> /etc/bound.conf",
+                "conf",
+                "near-conf -> conf",
             ]),
             filesystem(&["file", "up -> ../file"]),
         ])
@@ -81,8 +94,15 @@ impl Container {
 
     /// Where a walk leads: the inode's own path, or the error.
     fn walk(&self, mount: usize, path: &str, last: Last) -> String {
-        let table =
-            Table::new([("rootfs", &b"/"[..]), ("data", &b"/data"[..]), ("data-sub", &b"/data/sub/"[..])]);
+        let table = Table(vec![
+            Row::new("rootfs", b"/", false),
+            Row::new("data", b"/data", false),
+            Row::new("data-sub", b"/data/sub/", false),
+            Row::new("data-conf", b"/data/conf", true),
+            Row::new("etc-bound.conf", b"/etc/bound.conf", true),
+            Row::new("etc-unmade.conf", b"/etc/unmade.conf", true),
+            Row::new("var-lib", b"/var/lib", false),
+        ]);
         let progress = Progress::new();
         let names: Vec<Vec<u8>> = clean(path.as_bytes()).into_iter().map(<[u8]>::to_vec).collect();
         let filesystem = &self.0[mount];
@@ -160,10 +180,38 @@ fn a_link_that_leads_out_says_where_to() {
 }
 
 #[test]
+fn a_link_to_a_single_file_says_where_that_is() {
+    let container = Container::new();
+    for link in ["bound", "near-bound", "etc/next"] {
+        container.fails(0, link, r#"ask mount "etc-bound.conf" for "/bound.conf""#);
+        container.is_itself(0, link);
+    }
+    container.fails(1, "near-conf", r#"ask mount "data-conf" for "/conf""#);
+    // Nobody has seen what it is mounted on.
+    let either = r#"ask mount "etc-bound.conf" for "/", or for "/bound.conf" if it is a single file"#;
+    container.fails(1, "bound", either);
+    let either = r#"ask mount "data-conf" for "/", or for "/conf" if it is a single file"#;
+    container.fails(0, "deep-file", either);
+    let either = r#"ask mount "etc-unmade.conf" for "/", or for "/unmade.conf" if it is a single file"#;
+    container.fails(0, "unmade", either);
+}
+
+#[test]
+fn a_link_leads_out_though_nothing_is_there() {
+    let container = Container::new();
+    container.fails(0, "lib", r#"ask mount "var-lib" for "/""#);
+    container.fails(0, "lib/file", r#"ask mount "var-lib" for "/file""#);
+    container.is_itself(0, "lib");
+}
+
+#[test]
 fn a_mount_that_is_named_by_its_path_stays_what_the_root_filesystem_has_there() {
     let container = Container::new();
     assert_eq!(container.walk(0, "/data", Last::Follow), container.walk(0, "/data", Last::Keep));
     container.fails(0, "/data/file", r#"no such file or directory: "/data/file""#);
+    container.fails(0, "/var/lib", r#"no such file or directory: "/var/lib""#);
+    container.leads(0, "/etc/bound.conf", "/etc/bound.conf");
+    container.leads(0, "/data/near", "/data/hidden");
 }
 
 #[test]
