@@ -37,6 +37,7 @@ on_both_daemons!(
     a_mount_that_cannot_be_read_is_empty_and_says_why,
     a_mount_of_a_daemon_that_is_gone_is_an_error_and_says_why,
     a_mount_that_is_being_read_is_told_and_counted,
+    a_link_to_another_mount_leads_there,
     a_bare_name_is_a_container_where_no_image_has_it,
     a_volume_is_read_without_a_mountpoint,
     who_is_interrupted_while_nobody_reads_leaves_nothing,
@@ -463,6 +464,57 @@ fn a_mount_that_is_being_read_is_told_and_counted(daemon: Daemon) {
         assert!(wait_until(|| listed(&sandbox)["state"] == "ready"), "{}", listed(&sandbox));
         assert_eq!((count("entries"), count("bytes")), (entries + 1, bytes + size));
     });
+}
+
+fn a_link_to_another_mount_leads_there(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("bound.conf"), "configured\n").unwrap();
+    let file = format!("{}:/etc/bound.conf", sandbox.path("bound.conf").display());
+    let options = ["--volume", "VOLUME-1:/data", "--volume", "VOLUME-2:/srv/n", "--volume", &file];
+    let container = Container::create(&daemon, &options, &["/bin/sh"]);
+    container.fill(&sandbox, "/data", "ln -s /etc/passwd out; ln -s /etc/bound.conf bound; ln -s /srv/n n");
+    container.fill(&sandbox, "/srv/n", "echo volume >file");
+    container.fill(
+        &sandbox,
+        "/",
+        "mkdir srv; ln -s n srv/near; ln -s srv/n/file far; ln -s /etc/bound.conf bound",
+    );
+    // Then the root filesystem has what they are mounted on.
+    daemon.cli(["start", "--attach", &container.name]).stdin(Stdio::null()).output().unwrap();
+    let mnt = sandbox.mount("mnt", ["--host", daemon.host(), &container.source()]);
+    for link in ["rootfs/srv/near/file", "rootfs/far", "data/n/file"] {
+        assert_eq!(fs::read_to_string(mnt.join(link)).unwrap(), "volume\n", "{link}");
+    }
+    let passwd = fs::read_to_string(mnt.join("rootfs/etc/passwd")).unwrap();
+    assert_eq!(fs::read_to_string(mnt.join("data/out")).unwrap(), passwd);
+    for link in ["rootfs/bound", "data/bound"] {
+        let shown = fs::read_link(mnt.join(link)).unwrap();
+        assert_eq!(shown, Path::new("../etc-bound.conf/bound.conf"), "{link}");
+        assert_eq!(fs::symlink_metadata(mnt.join(link)).unwrap().len(), shown.as_os_str().len() as u64);
+        // Podman 4.3 does not show a file that is bound.
+        if daemon.name == "docker" {
+            assert_eq!(fs::read_to_string(mnt.join(link)).unwrap(), "configured\n", "{link}");
+        }
+    }
+
+    let cat = |mount: &str, path: &str| {
+        let source = container.source();
+        let outcome = sandbox.run(&mut sandbox.imagefs([
+            "cat",
+            "--host",
+            daemon.host(),
+            "--mount",
+            mount,
+            &source,
+            path,
+        ]));
+        assert_eq!((outcome.code, &*outcome.stdout), (Some(3), ""), "{path}");
+        outcome.stderr.lines().last().unwrap().to_owned()
+    };
+    assert_eq!(cat("rootfs", "/bound"), r#"hint: ask mount "etc-bound.conf" for "/bound.conf""#);
+    assert_eq!(cat("rootfs", "/far"), r#"hint: ask mount "srv-n" for "/file""#);
+    let either = r#"hint: ask mount "etc-bound.conf" for "/", or for "/bound.conf" if it is a single file"#;
+    assert_eq!(cat("data", "/bound"), either);
 }
 
 #[test]

@@ -122,6 +122,7 @@ pub fn view_mounts(source: &Source) -> Vec<ViewMount> {
     let mounts = source.mounts.iter().enumerate().map(|(index, mount)| ViewMount {
         name: mount.name.clone().into(),
         destination: (index > 0).then(|| mount.destination.clone().into()),
+        may_be_file: mount.may_be_file(),
         filesystem: Arc::clone(&mount.filesystem),
     });
     mounts.collect()
@@ -194,6 +195,7 @@ fn layers(source: &Source, options: &MountOptions) -> Result<Layers, CommandErro
             shown.push(ViewMount {
                 name: format!("{number:0digits$}-{}", layer.diff_id.short()).into(),
                 destination: None,
+                may_be_file: false,
                 filesystem: Arc::new(filesystem),
             });
         }

@@ -198,7 +198,12 @@ mod tests {
 
     impl Session {
         fn new(builder: Builder) -> Session {
-            let mount = ViewMount { name: "rootfs".into(), destination: None, filesystem: builder.finish() };
+            let mount = ViewMount {
+                name: "rootfs".into(),
+                destination: None,
+                may_be_file: false,
+                filesystem: builder.finish(),
+            };
             let options = ViewOptions { flat: true, ..ViewOptions::default() };
             let (foresight, stored) = (Foresight::default(), Arc::new(Mutex::new(Vec::new())));
             let log = Arc::clone(&stored);

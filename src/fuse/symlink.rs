@@ -2,12 +2,13 @@
 //!
 //! The kernel resolves what readlink returns against the host: an absolute target would name a file of the
 //! host, and so would one whose `..` climbs over the mount's root. Such a target is rewritten as a relative
-//! one that leads where the stored one leads inside the container.
+//! one that leads where the stored one leads inside the container. So is a target that leads to what the session
+//! shows as another mount, in a directory of its own.
 //!
 //! What makes it safe, whatever an image contains: an answer is either `..` (no more of them than the link is
 //! deep) followed by names alone, or the stored target, unchanged, after its `..` have been walked in the tree.
 //! In the first form no step climbs; in the second the kernel takes the very steps that were walked. A walk
-//! counts as such proof only where every symlink on its way is itself answered unchanged.
+//! counts as such proof only where every symlink on its way is itself answered unchanged, now and later.
 //!
 //! Must not import anything but `index`.
 
@@ -45,93 +46,158 @@ pub(super) struct Destination {
     path: Vec<Vec<u8>>,
     /// The name in the session's top directory.
     directory: Vec<u8>,
+    /// Whether it may be a single file, of which the directory is shown that holds it.
+    may_be_file: bool,
 }
 
 impl Destination {
     /// The mount with index `mount`, at `path` in the container and under the name `directory` in the session.
-    pub(super) fn new(mount: usize, path: &[u8], directory: &[u8]) -> Destination {
-        let mut names: Vec<Vec<u8>> = Vec::new();
-        for component in components(path) {
-            match component {
-                Component::Up => drop(names.pop()),
-                Component::Name(name) => names.push(name.to_vec()),
-            }
-        }
-        Destination { mount, path: names, directory: directory.to_vec() }
-    }
-
-    /// What follows the destination's path in `target`, if `target` is at or beneath it.
-    fn strip<'t>(&self, target: &'t [u8]) -> Option<&'t [u8]> {
-        self.path.iter().try_fold(target, |rest, wanted| match first_name(rest)? {
-            (name, after) if name == wanted.as_slice() => Some(skip_nothings(after)),
-            _ => None,
-        })
+    pub(super) fn new(mount: usize, path: &[u8], directory: &[u8], may_be_file: bool) -> Destination {
+        Destination { mount, path: clean(path), directory: directory.to_vec(), may_be_file }
     }
 }
 
-/// The target to answer for the symlink `link` of the mount `own`, whose stored target is `stored`.
-///
-/// `destinations` are the container mounts that the session shows beside each other; none where it shows one
-/// mount alone.
+/// A mount, and those that the session shows beside it.
+pub(super) struct Surroundings<'a> {
+    /// The mount's own tree.
+    pub tree: &'a dyn Tree,
+    /// The mount's index.
+    pub own: usize,
+    /// The tree of the root filesystem.
+    pub root: &'a dyn Tree,
+    /// Where the container has the mounts that the session shows; none where links stay in the mount whatever they say.
+    pub destinations: &'a [Destination],
+}
+
+impl Surroundings<'_> {
+    /// Where the container has this mount.
+    fn own_path(&self) -> &[Vec<u8>] {
+        let own = self.destinations.iter().find(|destination| destination.mount == self.own);
+        own.map_or(&[], |destination| &destination.path)
+    }
+
+    /// The mounts beneath this one, each with the names that lead there from its root.
+    fn beneath(&self) -> impl Iterator<Item = (&Destination, &[Vec<u8>])> {
+        let others = self.destinations.iter().filter(|destination| destination.mount != self.own);
+        others.filter_map(|destination| Some((destination, destination.path.strip_prefix(self.own_path())?)))
+    }
+
+    /// Whether a path of names alone leads to another mount from any directory at all.
+    fn may_be_entered(&self, path: &[u8]) -> bool {
+        let from_any =
+            |names: &[Vec<u8>]| (0..names.len()).any(|depth| strip(path, &names[depth..]).is_some());
+        self.beneath().any(|(_, names)| from_any(names))
+    }
+
+    /// The mount that a path of names alone leads to from a directory of this one, and what follows in the path.
+    fn entered<'p>(&self, dir: Ino, depth: usize, path: &'p [u8]) -> Option<(&Destination, &'p [u8])> {
+        let inside = |names: &[Vec<u8>]| {
+            let (above, below) = names.split_at_checked(depth).filter(|(_, below)| !below.is_empty())?;
+            let inside = strip(path, below)?;
+            // What leads to a directory that has come has come before it.
+            let mut found = Some(Ino::ROOT);
+            for name in above {
+                found = self.tree.lookup(found?, name).ok()?;
+            }
+            (found == Some(dir)).then_some(inside)
+        };
+        let entered = self.beneath().filter_map(|(destination, names)| Some((destination, inside(names)?)));
+        entered.max_by_key(|(destination, _)| destination.path.len())
+    }
+
+    /// The mount that a path of the container belongs to, and what follows in the path.
+    fn owner<'p>(&self, path: &'p [u8]) -> Option<(&Destination, &'p [u8])> {
+        let holders = self.destinations.iter().filter_map(|d| Some((d, strip(path, &d.path)?)));
+        holders.max_by_key(|(destination, _)| destination.path.len())
+    }
+
+    /// What leads to a path of another mount from a directory that is so deep in this one.
+    fn lead(&self, depth: usize, (destination, inside): (&Destination, &[u8])) -> Result<Vec<u8>, TreeError> {
+        let file = match inside.is_empty() && self.is_file(destination)? {
+            true => destination.path.last().map_or(&b""[..], Vec::as_slice),
+            false => inside,
+        };
+        Ok(relative(depth + 1, &[&destination.directory, file]))
+    }
+
+    /// Whether a mount is a single file: it is, where it is mounted on one. Where it would have to be read to know that,
+    /// or nothing is there, it is not.
+    fn is_file(&self, destination: &Destination) -> Result<bool, TreeError> {
+        if !destination.may_be_file {
+            return Ok(false);
+        }
+        let holds = |holder: &&Destination| {
+            holder.mount != destination.mount && destination.path.starts_with(&holder.path)
+        };
+        let holder = self.destinations.iter().filter(holds).max_by_key(|holder| holder.path.len());
+        let Some(holder) = holder else { return Ok(false) };
+        let tree = match holder.mount {
+            own if own == self.own => self.tree,
+            0 => self.root,
+            _ => return Ok(false),
+        };
+        let mut found = Ino::ROOT;
+        for name in &destination.path[holder.path.len()..] {
+            found = match tree.lookup(found, name) {
+                Ok(Some(ino)) => ino,
+                Err(TreeError::NotYet) => return Err(TreeError::NotYet),
+                Ok(None) | Err(_) => return Ok(false),
+            };
+        }
+        Ok(!matches!(tree.stat(found)?.file_type, FileType::Directory | FileType::Symlink))
+    }
+}
+
+/// The target to answer for the symlink `link`, whose stored target is `stored`.
 pub(super) fn contain(
-    tree: &dyn Tree,
+    mounts: &Surroundings<'_>,
     link: &Stat,
     stored: Vec<u8>,
-    own: usize,
-    destinations: &[Destination],
 ) -> Result<Vec<u8>, SymlinkError> {
+    let tree = mounts.tree;
     let target = Target::parse(&stored);
-    if !target.absolute && target.ups == 0 && !target.climbs_later {
+    let climbs = target.absolute || target.ups > 0 || target.climbs_later;
+    if !climbs && !mounts.may_be_entered(target.rest) {
         return Ok(stored);
     }
     let directory = tree.parent(link.ino)?;
     let depth = depth(tree, directory)?;
-    // A path from the root of another mount than the root filesystem is no path of the container.
-    let from_root = if own == 0 { destinations } else { &[] };
-    let rewritten = if target.climbs_later {
-        let start = if target.absolute { Position::root(depth) } else { Position::at(directory) };
-        let walked = Walk::new(tree, start, depth, &stored).run()?;
-        if walked.as_stored && !target.absolute && link.nlink == 1 {
-            return Ok(stored);
+    let leaves = target.absolute || target.ups > depth;
+    let rewritten = if leaves && !mounts.own_path().is_empty() {
+        // What stands between the container's root and this mount is another mount's affair: taken as text.
+        let path = target.in_container(mounts.own_path(), depth);
+        match mounts.owner(&path) {
+            Some((destination, inside)) if destination.mount == mounts.own => relative(depth, &[inside]),
+            Some(found) => mounts.lead(depth, found)?,
+            None => relative(depth, &[&path]),
         }
-        let known = if walked.ups == depth { from_root } else { &[] };
-        relative(walked.ups, &walked.rest, own, known)
-    } else if target.absolute {
-        relative(depth, target.rest, own, destinations)
-    } else if target.ups <= depth {
-        return Ok(stored);
     } else {
-        relative(depth, target.rest, own, from_root)
+        let (ups, rest, as_stored) = if target.climbs_later {
+            let start = if target.absolute { Position::root(depth) } else { Position::at(directory) };
+            let walked = Walk::new(mounts, start, depth, &stored).run()?;
+            (walked.ups, walked.rest, walked.as_stored && !target.absolute && link.nlink == 1)
+        } else {
+            let ups = if leaves { depth } else { target.ups };
+            (ups, target.rest.to_vec(), !leaves)
+        };
+        let mut from = directory;
+        for _ in 0..ups {
+            from = tree.parent(from)?;
+        }
+        match mounts.entered(from, depth - ups, &rest) {
+            Some(found) => mounts.lead(depth, found)?,
+            None if as_stored => return Ok(stored),
+            None => relative(ups, &[&rest]),
+        }
     };
     if rewritten.len() > MAX_TARGET { Err(SymlinkError::TooLong(link.ino)) } else { Ok(rewritten) }
 }
 
-/// A target that climbs `ups` directories and goes down `rest`.
-///
-/// With `destinations` that climb ends at the root, and `rest` is a path of the container: it may turn out to
-/// lie in another mount than `own`.
-fn relative(ups: usize, rest: &[u8], own: usize, destinations: &[Destination]) -> Vec<u8> {
-    let nearest = destinations
-        .iter()
-        .filter_map(|d| d.strip(rest).map(|inside| (d, inside)))
-        .max_by_key(|(d, _)| d.path.len());
-    let (ups, directory, rest) = match nearest {
-        Some((destination, inside)) if destination.mount == own => (ups, &b""[..], inside),
-        Some((destination, inside)) => (ups + 1, destination.directory.as_slice(), inside),
-        None => (ups, &b""[..], rest),
-    };
-    let mut path = Vec::with_capacity(3 * ups + directory.len() + rest.len() + 1);
-    let parts = std::iter::repeat_n(&b".."[..], ups).chain([directory, rest]).filter(|part| !part.is_empty());
-    for part in parts {
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(part);
-    }
-    if path.is_empty() {
-        path.push(b'.');
-    }
-    path
+/// A target that climbs `ups` directories and goes down these paths, one after the other.
+fn relative(ups: usize, down: &[&[u8]]) -> Vec<u8> {
+    let parts = std::iter::repeat_n(&b".."[..], ups).chain(down.iter().copied());
+    let parts: Vec<&[u8]> = parts.filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() { b".".to_vec() } else { parts.join(&b'/') }
 }
 
 /// How many directories stand between `directory` and its mount's root; 0 for the root itself.
@@ -172,6 +238,14 @@ impl<'t> Target<'t> {
             climbs_later: components(rest).any(|c| c == Component::Up),
         }
     }
+
+    /// The path of the container that it leads to from a directory so deep in the mount at `mount`, as text.
+    fn in_container(&self, mount: &[Vec<u8>], depth: usize) -> Vec<u8> {
+        let above =
+            if self.absolute { 0 } else { mount.len().saturating_sub(self.ups.saturating_sub(depth)) };
+        let path = [&mount[..above].join(&b'/'), self.rest].join(&b'/');
+        if self.climbs_later { clean(&path).join(&b'/') } else { skip_nothings(&path).to_vec() }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -186,6 +260,26 @@ fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = Component<'_>> {
         b"" | b"." => None,
         b".." => Some(Component::Up),
         name => Some(Component::Name(name)),
+    })
+}
+
+/// The names of a path, with `..` taken as text.
+fn clean(path: &[u8]) -> Vec<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    for component in components(path) {
+        match component {
+            Component::Up => drop(names.pop()),
+            Component::Name(name) => names.push(name.to_vec()),
+        }
+    }
+    names
+}
+
+/// What follows `names` in a path that begins with them.
+fn strip<'p>(path: &'p [u8], names: &[Vec<u8>]) -> Option<&'p [u8]> {
+    names.iter().try_fold(path, |rest, wanted| match first_name(rest)? {
+        (name, after) if name == wanted.as_slice() => Some(skip_nothings(after)),
+        _ => None,
     })
 }
 
@@ -238,6 +332,7 @@ struct Walked {
 
 /// The walk that a container's own kernel would take, with the mount's root as `/`.
 struct Walk<'t> {
+    mounts: &'t Surroundings<'t>,
     tree: &'t dyn Tree,
     depth: usize,
     position: Position,
@@ -251,10 +346,11 @@ struct Walk<'t> {
 }
 
 impl<'t> Walk<'t> {
-    fn new(tree: &'t dyn Tree, start: Position, depth: usize, path: &[u8]) -> Walk<'t> {
+    fn new(mounts: &'t Surroundings<'t>, start: Position, depth: usize, path: &[u8]) -> Walk<'t> {
         let to_directory = matches!(path.rsplit(|&b| b == b'/').next(), Some(b"" | b"."));
         let mut walk = Walk {
-            tree,
+            mounts,
+            tree: mounts.tree,
             depth,
             position: start,
             as_stored: true,
@@ -324,7 +420,8 @@ impl<'t> Walk<'t> {
         let target = Target::parse(&stored);
         // Of several hard links the kernel gets the answer for the one nearest to the root, which may not be
         // this one. A target that climbs over the root is seen by `climb`.
-        self.as_stored &= !target.absolute && !target.climbs_later && link.nlink == 1;
+        let stays = !target.absolute && !target.climbs_later && !self.mounts.may_be_entered(target.rest);
+        self.as_stored &= stays && link.nlink == 1;
         if target.absolute {
             self.position = Position::root(self.depth);
         }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::node::{Node, Numbering, Place};
-use super::symlink::{self, SymlinkError};
+use super::symlink::{self, Surroundings, SymlinkError};
 use crate::index::{
     Certainty, FileType, Filesystem, FillState, Ino, ReadError, Stat, Timestamp, TreeError, Whence,
 };
@@ -54,6 +54,8 @@ pub struct ViewMount {
     pub name: OsString,
     /// Where the container has it; `None` for the root filesystem, which is mount 0.
     pub destination: Option<PathBuf>,
+    /// Whether it may be a single file, which is shown in a directory of its own.
+    pub may_be_file: bool,
     /// What is in it.
     pub filesystem: Arc<Filesystem>,
 }
@@ -427,12 +429,15 @@ impl View {
 
     /// A number that changes whenever an answer about this node may have become another one.
     pub fn generation(&self, node: Node) -> u64 {
-        self.mount_of(node).map_or(0, |(mounted, _)| mounted.filesystem().generation())
+        let of = |(mounted, _): (Mounted, _)| {
+            mounted.filesystems().fold(0, |sum: u64, filesystem| sum.wrapping_add(filesystem.generation()))
+        };
+        self.mount_of(node).map_or(0, of)
     }
 
-    /// When something came last in the mount of this node; `None` where nothing is to come.
+    /// When something came last of what answers about this node; `None` where nothing is to come.
     pub fn last_progress(&self, node: Node) -> Option<Instant> {
-        self.mount_of(node)?.0.filesystem().last_progress()
+        self.mount_of(node)?.0.filesystems().find_map(Filesystem::last_progress)
     }
 
     /// Names a node in a message for people.
@@ -482,8 +487,13 @@ impl View {
 }
 
 fn contained_target(mounted: &Mounted, link: &Stat, stored: Vec<u8>) -> Result<Vec<u8>, ViewError> {
-    let tree = mounted.filesystem().tree();
-    Ok(symlink::contain(tree, link, stored, mounted.index, mounted.destinations())?)
+    let surroundings = Surroundings {
+        tree: mounted.filesystem().tree(),
+        own: mounted.index,
+        root: mounted.root().tree(),
+        destinations: mounted.destinations(),
+    };
+    Ok(symlink::contain(&surroundings, link, stored)?)
 }
 
 #[cfg(test)]

@@ -149,10 +149,16 @@ fn an_absolute_target_beneath_a_volume_leads_into_that_volume() {
         Fixture::new("mkdir -p var/lib/data etc; echo host > etc/name; ln -s /var/lib/data/file etc/link");
     let volume = Fixture::new("echo volume > file; ln -s /etc/name back; ln -s /var/lib/data/file own");
     let mounts = vec![
-        ViewMount { name: "rootfs".into(), destination: None, filesystem: rootfs.filesystem() },
+        ViewMount {
+            name: "rootfs".into(),
+            destination: None,
+            may_be_file: false,
+            filesystem: rootfs.filesystem(),
+        },
         ViewMount {
             name: "var-lib-data".into(),
             destination: Some("/var/lib/data".into()),
+            may_be_file: false,
             filesystem: volume.filesystem(),
         },
     ];

@@ -83,7 +83,11 @@ pub fn filesystem(tar: &Path) -> Arc<Filesystem> {
 }
 
 pub fn view(filesystem: Arc<Filesystem>, options: ViewOptions) -> View {
-    View::new(vec![ViewMount { name: "rootfs".into(), destination: None, filesystem }], options).unwrap()
+    View::new(
+        vec![ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem }],
+        options,
+    )
+    .unwrap()
 }
 
 /// A session in this process.

@@ -5,9 +5,13 @@ use crate::fuse::testing::{Builder, find};
 fn shown(builder: Builder, path: &str, destinations: &[Destination]) -> String {
     let filesystem = builder.finish();
     let tree = filesystem.tree();
-    let link = tree.stat(find(tree, path)).unwrap();
-    let stored = tree.read_link(link.ino).unwrap();
-    String::from_utf8(contain(tree, &link, stored, 0, destinations).unwrap()).unwrap()
+    answer(&Surroundings { tree, own: 0, root: tree, destinations }, path).unwrap()
+}
+
+fn answer(mounts: &Surroundings<'_>, path: &str) -> Result<String, SymlinkError> {
+    let link = mounts.tree.stat(find(mounts.tree, path)).unwrap();
+    let stored = mounts.tree.read_link(link.ino).unwrap();
+    contain(mounts, &link, stored).map(|target| String::from_utf8(target).unwrap())
 }
 
 /// The same for a link `a/b/link` beside some other entries.
@@ -89,14 +93,22 @@ fn a_link_with_several_names_shows_no_climb_after_names() {
 #[test]
 fn a_target_beneath_another_mount_leads_there() {
     let destinations = [
-        Destination::new(0, b"/", b"rootfs"),
-        Destination::new(1, b"/var/lib/data", b"var-lib-data"),
-        Destination::new(2, b"//var/./lib/data/sub/", b"sub"),
+        Destination::new(0, b"/", b"rootfs", false),
+        Destination::new(1, b"/var/lib/data", b"var-lib-data", false),
+        Destination::new(2, b"//var/./lib/data/sub/", b"sub", false),
+        Destination::new(3, b"/a/b/c", b"a-b-c", false),
     ];
-    let at = |target: &str| {
-        let tree = Builder::new().dir("var/lib/data").dir("a/b").symlink("a/b/link", target);
-        shown(tree, "a/b/link", &destinations)
+    let in_dir = |dir: &str, target: &str| {
+        let tree = Builder::new()
+            .dir("var/lib/data/hidden")
+            .dir("a/b")
+            .dir("a/b/c")
+            .symlink("a/b/near", "c")
+            .dir("etc/a/b");
+        let link = format!("{dir}/link");
+        shown(tree.symlink(&link, target), &link, &destinations)
     };
+    let at = |target: &str| in_dir("a/b", target);
     assert_eq!(at("/var/lib/data/x"), "../../../var-lib-data/x");
     assert_eq!(at("/var/lib/data"), "../../../var-lib-data");
     assert_eq!(at("/var//lib/data/sub/x/y"), "../../../sub/x/y");
@@ -104,21 +116,81 @@ fn a_target_beneath_another_mount_leads_there() {
     assert_eq!(at("/var/lib/../lib/data/x"), "../../../var-lib-data/x");
     assert_eq!(at("/var/lib/database"), "../../var/lib/database");
     assert_eq!(at("/var/lib"), "../../var/lib");
+    // A relative target does so too, whether anything is there in this mount or not.
+    assert_eq!(at("../../var/lib/data/x"), "../../../var-lib-data/x");
+    assert_eq!(at("../../etc/../var/lib/data/x"), "../../../var-lib-data/x");
+    assert_eq!(at("c"), "../../../a-b-c");
+    assert_eq!(at("./c//x/"), "../../../a-b-c/x/");
+    assert_eq!(at("../b/c"), "../../../a-b-c");
+    assert_eq!(at("cc"), "cc");
+    assert_eq!(in_dir("a", "b/c/x"), "../../a-b-c/x");
+    assert_eq!(in_dir("var", "lib/data/sub/x"), "../../sub/x");
+    assert_eq!(in_dir("etc", "a/b/c"), "a/b/c");
+    assert_eq!(in_dir("etc/a/b", "c"), "c");
+    // What no path of the container leads to stays by itself.
+    assert_eq!(in_dir("var/lib/data", "hidden"), "hidden");
+    // Climbing after a link that is shown as leading elsewhere, the kernel would leave the session.
+    assert_eq!(at("near/../../../etc"), "../../etc");
 }
 
 #[test]
-fn an_absolute_target_in_a_volume_is_a_path_of_the_container() {
-    let destinations = [Destination::new(0, b"/", b"rootfs"), Destination::new(1, b"/data", b"data")];
-    let at = |target: &str| {
-        let filesystem = Builder::new().dir("d").symlink("d/link", target).finish();
-        let tree = filesystem.tree();
-        let link = tree.stat(find(tree, "d/link")).unwrap();
-        String::from_utf8(contain(tree, &link, target.into(), 1, &destinations).unwrap()).unwrap()
+fn a_target_that_is_a_single_file_leads_to_it() {
+    let destinations = [
+        Destination::new(0, b"/", b"rootfs", false),
+        Destination::new(1, b"/data", b"data", false),
+        Destination::new(2, b"/etc/conf", b"etc-conf", true),
+        Destination::new(3, b"/etc/dir", b"etc-dir", true),
+        Destination::new(4, b"/etc/unmade", b"etc-unmade", true),
+        Destination::new(5, b"/data/conf", b"data-conf", true),
+    ];
+    let root = Builder::new()
+        .file("etc/conf", b"")
+        .dir("etc/dir")
+        .symlink("etc/near", "conf")
+        .symlink("link", "/etc/conf")
+        .symlink("to-dir", "/etc/dir")
+        .symlink("to-unmade", "/etc/unmade")
+        .symlink("deep", "/data/conf");
+    let data = Builder::new().file("conf", b"").symlink("d/link", "/etc/conf").symlink("near", "conf");
+    let (root, data) = (root.finish(), data.finish());
+    let mounts = |own| Surroundings {
+        tree: [root.tree(), data.tree()][own],
+        own,
+        root: root.tree(),
+        destinations: &destinations,
     };
-    assert_eq!(at("/data/x"), "../x");
-    assert_eq!(at("/data"), "..");
+    let at = |own, path: &str| answer(&mounts(own), path).unwrap();
+    assert_eq!(at(0, "link"), "../etc-conf/conf");
+    assert_eq!(at(0, "etc/near"), "../../etc-conf/conf");
+    assert_eq!(at(0, "to-dir"), "../etc-dir");
+    assert_eq!(at(1, "d/link"), "../../etc-conf/conf");
+    assert_eq!(at(1, "near"), "../data-conf/conf");
+    // Nobody knows what is there until it is read.
+    assert_eq!(at(0, "to-unmade"), "../etc-unmade");
+    assert_eq!(at(0, "deep"), "../data-conf");
+}
+
+#[test]
+fn a_target_that_leaves_a_volume_is_a_path_of_the_container() {
+    let destinations =
+        [Destination::new(0, b"/", b"rootfs", false), Destination::new(1, b"/srv/data", b"srv-data", false)];
+    let at = |target: &str| {
+        let (root, volume) =
+            (Builder::new().finish(), Builder::new().dir("x").symlink("d/link", target).finish());
+        let mounts =
+            Surroundings { tree: volume.tree(), own: 1, root: root.tree(), destinations: &destinations };
+        answer(&mounts, "d/link").unwrap()
+    };
+    assert_eq!(at("/srv/data/x"), "../x");
+    assert_eq!(at("/srv/data"), "..");
     assert_eq!(at("/etc/passwd"), "../../rootfs/etc/passwd");
-    assert_eq!(at("../../../etc/passwd"), "../etc/passwd");
+    assert_eq!(at("/etc/../srv/data/x"), "../x");
+    assert_eq!(at("../../etc/passwd"), "../../rootfs/srv/etc/passwd");
+    assert_eq!(at("../../../etc/./passwd"), "../../rootfs/etc/./passwd");
+    assert_eq!(at("../../../../../etc/passwd"), "../../rootfs/etc/passwd");
+    assert_eq!(at("../../data/x"), "../x");
+    assert_eq!(at("../../../etc/../../.."), "../../rootfs");
+    assert_eq!(at("../x"), "../x");
 }
 
 #[test]
@@ -127,8 +199,8 @@ fn a_target_too_long_to_be_made_relative_is_an_error() {
         let target = format!("/{}", "x/".repeat(len / 2));
         let filesystem = Builder::new().dir("d").symlink("d/link", &target).finish();
         let tree = filesystem.tree();
-        let link = tree.stat(find(tree, "d/link")).unwrap();
-        contain(tree, &link, target.into(), 0, &[]).map(|target| target.len())
+        let mounts = Surroundings { tree, own: 0, root: tree, destinations: &[] };
+        answer(&mounts, "d/link").map(|target| target.len())
     };
     assert_eq!(at(4092).unwrap(), 4095);
     assert!(matches!(at(4094), Err(SymlinkError::TooLong(_))));

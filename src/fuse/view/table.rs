@@ -88,7 +88,7 @@ fn destinations(mounts: &[ViewMount]) -> Vec<Destination> {
             Some(path) => path.as_os_str().as_bytes(),
             None => return None,
         };
-        Some(Destination::new(index, path, mount.name.as_bytes()))
+        Some(Destination::new(index, path, mount.name.as_bytes(), mount.may_be_file))
     };
     mounts.iter().enumerate().filter_map(of).collect()
 }
@@ -118,6 +118,17 @@ impl Mounted {
 
     pub fn filesystem(&self) -> &Filesystem {
         &self.mount().filesystem
+    }
+
+    /// The root filesystem that it is shown beside.
+    pub fn root(&self) -> &Filesystem {
+        &self.table.mounts[0].filesystem
+    }
+
+    /// All that answers about what is in it, itself first: where a link leads, the root filesystem may know.
+    pub fn filesystems(&self) -> impl Iterator<Item = &Filesystem> {
+        let root = (self.index > 0 && self.layer().is_none()).then(|| self.root());
+        std::iter::once(self.filesystem()).chain(root)
     }
 
     /// Notes that the kernel is about to learn of a name in it.

@@ -10,7 +10,11 @@ fn options() -> ViewOptions {
 }
 
 fn view_of(filesystem: Arc<Filesystem>, options: ViewOptions) -> View {
-    View::new(vec![ViewMount { name: "rootfs".into(), destination: None, filesystem }], options).unwrap()
+    View::new(
+        vec![ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem }],
+        options,
+    )
+    .unwrap()
 }
 
 fn flat(builder: Builder) -> View {
@@ -49,6 +53,7 @@ fn the_top_directory_lists_the_description_and_the_mounts_in_their_order() {
     let mount = |name: &str| ViewMount {
         name: name.into(),
         destination: None,
+        may_be_file: false,
         filesystem: Builder::new().file("in", name.as_bytes()).finish(),
     };
     let view = View::new(vec![mount("rootfs"), mount("zz"), mount("aa")], options()).unwrap();
@@ -94,6 +99,7 @@ fn names_that_no_directory_can_have_are_refused() {
         let mount = |name: &&str| ViewMount {
             name: (*name).into(),
             destination: None,
+            may_be_file: false,
             filesystem: Builder::new().finish(),
         };
         View::new(names.iter().map(mount).collect(), options()).err()
@@ -323,7 +329,7 @@ fn a_question_to_the_wrong_kind_of_node_is_refused() {
 fn one_file(name: &str, content: &[u8]) -> (ViewMount, std::sync::Weak<Filesystem>) {
     let filesystem = Builder::new().file("f", content).symlink("l", "f").finish();
     let there = Arc::downgrade(&filesystem);
-    (ViewMount { name: name.into(), destination: None, filesystem }, there)
+    (ViewMount { name: name.into(), destination: None, may_be_file: false, filesystem }, there)
 }
 
 fn content(view: &View, node: Node) -> Vec<u8> {
@@ -397,7 +403,14 @@ fn the_root_of_a_flat_session_goes_from_each_mount_to_the_next() {
 fn the_names_of_what_was_replaced_are_withdrawn_until_nobody_asks_for_one() {
     for flat in [false, true] {
         let builder = || Builder::new().file("d/f", b"").dir("d/e").finish();
-        let mount = || vec![ViewMount { name: "rootfs".into(), destination: None, filesystem: builder() }];
+        let mount = || {
+            vec![ViewMount {
+                name: "rootfs".into(),
+                destination: None,
+                may_be_file: false,
+                filesystem: builder(),
+            }]
+        };
         let view = View::new(mount(), ViewOptions { flat, replaceable: true, ..options() }).unwrap();
         let d = walk(&view, if flat { "d" } else { "rootfs/d" }).node;
         let withdrawn = || {
@@ -427,7 +440,8 @@ fn a_listing_of_the_mountpoint_that_was_begun_before_goes_on_in_what_is_shown() 
         let (path, kind, mtime) = (name.into(), EntryKind::Fifo, Timestamp::default());
         grower.insert(Entry { path, kind, perm: 0o644, uid: 0, gid: 0, mtime, xattrs: Vec::new() }).unwrap();
     }
-    let mount = |filesystem| ViewMount { name: "rootfs".into(), destination: None, filesystem };
+    let mount =
+        |filesystem| ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem };
     let options = ViewOptions { flat: true, replaceable: true, ..options() };
     let view = View::new(vec![mount(old)], options).unwrap();
     let dir = view.open_dir(Node::ROOT);
