@@ -1,8 +1,11 @@
 //! Patterns for names, as in glob(7).
 
-/// A pattern that a name matches as a whole: `*`, `?`, `[a-z]`, `[!a-z]`, and `\` before what is to stand for itself.
+/// A pattern that a name matches as a whole: `*`, `?`, `[a-z]`, `[!a-z]`, `[[:digit:]]`, and `\` before what is to stand
+/// for itself.
 ///
-/// A leading dot is nothing special. `?` and brackets take one character of UTF-8, or one byte that is none.
+/// A leading dot is nothing special. `?` and brackets take one character of UTF-8, or one byte that is none. The classes
+/// are those of Unicode, but digits, which are those of ASCII, as in a UTF-8 locale; a character is equivalent
+/// (`[[=a=]]`) to itself alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(Vec<Token>);
 
@@ -11,7 +14,30 @@ enum Token {
     Unit(u32),
     Any,
     Many,
-    Set { negated: bool, ranges: Vec<(u32, u32)> },
+    Set { negated: bool, members: Vec<Member> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    Range(u32, u32),
+    Class(Class),
+}
+
+/// A named class of characters; see wctype(3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Alnum,
+    Alpha,
+    Blank,
+    Cntrl,
+    Digit,
+    Graph,
+    Lower,
+    Print,
+    Punct,
+    Space,
+    Upper,
+    Xdigit,
 }
 
 impl Pattern {
@@ -79,9 +105,53 @@ impl Token {
         match self {
             Token::Unit(wanted) => *wanted == unit,
             Token::Any | Token::Many => true,
-            Token::Set { negated, ranges } => {
-                ranges.iter().any(|&(low, high)| (low..=high).contains(&unit)) != *negated
-            }
+            Token::Set { negated, members } => members.iter().any(|member| member.fits(unit)) != *negated,
+        }
+    }
+}
+
+impl Member {
+    fn fits(self, unit: u32) -> bool {
+        match self {
+            Member::Range(low, high) => (low..=high).contains(&unit),
+            Member::Class(class) => char::from_u32(unit).is_some_and(|c| class.has(c)),
+        }
+    }
+}
+
+impl Class {
+    fn named(name: &str) -> Option<Class> {
+        Some(match name {
+            "alnum" => Class::Alnum,
+            "alpha" => Class::Alpha,
+            "blank" => Class::Blank,
+            "cntrl" => Class::Cntrl,
+            "digit" => Class::Digit,
+            "graph" => Class::Graph,
+            "lower" => Class::Lower,
+            "print" => Class::Print,
+            "punct" => Class::Punct,
+            "space" => Class::Space,
+            "upper" => Class::Upper,
+            "xdigit" => Class::Xdigit,
+            _ => return None,
+        })
+    }
+
+    fn has(self, c: char) -> bool {
+        match self {
+            Class::Alnum => c.is_alphanumeric(),
+            Class::Alpha => c.is_alphabetic(),
+            Class::Blank => matches!(c, ' ' | '\t'),
+            Class::Cntrl => c.is_control(),
+            Class::Digit => c.is_ascii_digit(),
+            Class::Graph => !c.is_control() && !c.is_whitespace(),
+            Class::Lower => c.is_lowercase(),
+            Class::Print => !c.is_control(),
+            Class::Punct => !c.is_control() && !c.is_whitespace() && !c.is_alphanumeric(),
+            Class::Space => c.is_whitespace(),
+            Class::Upper => c.is_uppercase(),
+            Class::Xdigit => c.is_ascii_hexdigit(),
         }
     }
 }
@@ -91,26 +161,63 @@ fn set(units: &[u32]) -> Option<(Token, usize)> {
     const CLOSE: u32 = ']' as u32;
     const DASH: u32 = '-' as u32;
     let negated = units.first().is_some_and(|&unit| unit == '!' as u32 || unit == '^' as u32);
-    let mut at = usize::from(negated);
-    let mut ranges = Vec::new();
+    let first = usize::from(negated);
+    let mut at = first;
+    let mut members = Vec::new();
+    let mut known = true;
     loop {
         let mut low = *units.get(at)?;
         // A bracket that comes first is one of the set.
-        if low == CLOSE && !ranges.is_empty() {
-            return Some((Token::Set { negated, ranges }, at + 1));
+        if low == CLOSE && at > first {
+            // With a class that does not exist nothing fits, as in fnmatch(3).
+            let (negated, members) = if known { (negated, members) } else { (false, Vec::new()) };
+            return Some((Token::Set { negated, members }, at + 1));
+        }
+        if let Some((name, used)) = class(&units[at..]) {
+            match Class::named(&name) {
+                Some(class) => members.push(Member::Class(class)),
+                None => known = false,
+            }
+            at += used;
+            continue;
         }
         if low == '\\' as u32 {
             at += 1;
             low = *units.get(at)?;
+            at += 1;
+        } else {
+            (low, at) = element(units, at)?;
         }
-        at += 1;
         match (units.get(at), units.get(at + 1)) {
-            (Some(&DASH), Some(&high)) if high != CLOSE => {
-                ranges.push((low, high));
-                at += 2;
+            (Some(&DASH), Some(&next)) if next != CLOSE => {
+                let (high, after) = element(units, at + 1)?;
+                members.push(Member::Range(low, high));
+                at = after;
             }
-            _ => ranges.push((low, low)),
+            _ => members.push(Member::Range(low, low)),
         }
+    }
+}
+
+/// The name in `[:name:]` at the front, and how many units that takes.
+fn class(units: &[u32]) -> Option<(String, usize)> {
+    const LONGEST: usize = 32;
+    let mut rest = units.iter().map_while(|&unit| char::from_u32(unit));
+    if (rest.next()?, rest.next()?) != ('[', ':') {
+        return None;
+    }
+    let text: String = rest.take(LONGEST).collect();
+    let (name, _) = text.split_once(":]")?;
+    name.bytes().all(|b| b.is_ascii_lowercase()).then(|| (name.to_owned(), name.len() + 4))
+}
+
+/// One element of a set, and what follows it: a character, be it written as `[.c.]` or `[=c=]`.
+fn element(units: &[u32], at: usize) -> Option<(u32, usize)> {
+    let is = |offset: usize, c: char| units.get(at + offset) == Some(&u32::from(c));
+    let enclosed = |by: char| is(0, '[') && is(1, by) && is(3, by) && is(4, ']');
+    match enclosed('.') || enclosed('=') {
+        true => Some((*units.get(at + 2)?, at + 5)),
+        false => Some((*units.get(at)?, at + 1)),
     }
 }
 
@@ -153,6 +260,24 @@ mod tests {
         check(br"\*[\]]", &[b"*]"], &[b"a]", br"\*]"]);
         check(b"[ab", &[b"[ab"], &[b"a", b"["]);
         check(br"a\", &[br"a\"], &[b"a"]);
+    }
+
+    #[test]
+    fn a_set_may_have_classes() {
+        check(b"[[:alpha:]]*", &[b"a", "ä1".as_bytes(), "Ω".as_bytes()], &[b"1", b"_", b"\xff", b""]);
+        check(b"[![:alpha:]]", &[b"1", b":", b"\xff"], &[b"a", "é".as_bytes()]);
+        check(b"[[:digit:]x-z_]", &[b"7", b"y", b"_"], &[b"a", b":", b"d", "\u{0664}".as_bytes()]);
+        check(b"[[:upper:][:space:]]", &[b"B", b" ", b"\n"], &[b"b"]);
+        check(b"[[:punct:]]", &[b"_", b"[", b"-"], &[b"a", b" ", b"7"]);
+        check(b"[[.-.][=a=]]", &[b"-", b"a"], &[b".", b"=", b"["]);
+        check(b"[[.a.]-[.c.]]", &[b"b"], &[b"d", b"-"]);
+        // What is no class is characters.
+        check(b"[[:a]", &[b"[", b":", b"a"], &[b"b"]);
+        check(b"[a-[:alpha:]]", &[b"a]"], &[b"a", b"b"]);
+        check(b"[[=ab=]]", &[b"a]"], &[b"a"]);
+        for unknown in ["[[:foo:]]", "[![:foo:]]", "[[:foo:]a]"] {
+            check(unknown.as_bytes(), &[], &[b"a", b":", b"f", b"[:foo:]"]);
+        }
     }
 
     #[test]
