@@ -415,6 +415,29 @@ fn a_mount_that_cannot_be_read_is_empty_and_says_why(daemon: Daemon) {
     }
     let log = fs::read_to_string(sandbox.path("log")).unwrap();
     assert!(log.contains("/memory") && log.contains("/gone"), "{log}");
+
+    // Who asks for one of them alone is told.
+    let source = container.source();
+    let verbs: [&[&str]; 9] = [
+        &["ls", &source],
+        &["tree", &source],
+        &["find", &source],
+        &["stat", &source, "/"],
+        &["stat", &source, "x"],
+        &["cat", &source, "x"],
+        &["cp", &source, "/", "copy"],
+        &["cp", &source, "/", "-"],
+        &["cp", "-L", &source, "x", "-"],
+    ];
+    for (verb, (mount, path)) in
+        verbs.iter().flat_map(|verb| [("gone", "/gone"), ("memory", "/memory")].map(|mount| (verb, mount)))
+    {
+        let mut command = sandbox.imagefs(verb.iter().copied());
+        let outcome = sandbox.run(command.args(["--quiet", "--host", daemon.host(), "--mount", mount]));
+        assert_eq!((outcome.code, &*outcome.stdout), (Some(4), ""), "{verb:?}: {outcome:?}");
+        assert!(outcome.stderr.starts_with(&format!("error: {path:?} cannot be read: ")), "{outcome:?}");
+    }
+    assert!(!sandbox.path("copy").exists());
 }
 
 /// What `imagefs mounts` tells of the only mount.
@@ -589,6 +612,9 @@ fn a_volume_is_read_without_a_mountpoint(daemon: Daemon) {
 
     assert_eq!(run(&["cat", "--mount", "data", &source, "/dir/inside"]).success().stdout, "two\n");
     assert_eq!(run(&["cat", "--mount", "4", &source, "/inside"]).success().stdout, "bound\n");
+    let root = run(&["stat", "--json", "--mount", "anonymous", &source, "/"]).success().stdout;
+    let mtime = serde_json::from_str::<Value>(&root).unwrap()["mtime_sec"].as_i64().unwrap();
+    assert!(mtime > 0, "nobody has looked: {root}");
     assert_eq!(proxy.requests_for("/export"), 0, "{:?}", proxy.lines());
     // Its target is in the root filesystem, which is another mount.
     let out = run(&["cat", "--mount", "bound", &source, "/link"]);

@@ -225,9 +225,10 @@ impl From<GatewayError> for CommandError {
             | GatewayError::NotAFile(_)
             | GatewayError::Loop(_)
             | GatewayError::TooLarge { .. } => Kind::Failed,
-            GatewayError::Stalled { .. } | GatewayError::Lost { .. } | GatewayError::Stream { .. } => {
-                Kind::Daemon
-            }
+            GatewayError::Unavailable(_)
+            | GatewayError::Stalled { .. }
+            | GatewayError::Lost { .. }
+            | GatewayError::Stream { .. } => Kind::Daemon,
             GatewayError::Read { error: ReadError::Io(_), .. } => Kind::Failed,
             GatewayError::Read { .. } => Kind::Input,
             GatewayError::Cancelled(_) => Kind::Interrupted(SIGTERM),

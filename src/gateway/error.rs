@@ -33,6 +33,9 @@ pub enum GatewayError {
         /// The names that there are, by mount index.
         available: Vec<String>,
     },
+    /// The mount cannot be read, for this reason.
+    #[error("{0}")]
+    Unavailable(String),
     /// Nothing stands at the path.
     #[error("no such file or directory: {}", quote(.0))]
     NotFound(PathBuf),

@@ -51,7 +51,7 @@ use std::time::Duration;
 use crate::index::scan::{Entry, EntryKind};
 use crate::index::{FileType, Ino};
 use crate::progress::Progress;
-use crate::source::{self, Alone, Context, Found, Mount, Source, SourceError};
+use crate::source::{self, Alone, Context, Fetched, Found, Mount, Source, SourceError};
 
 use self::error::to_path;
 use self::wait::Question;
@@ -119,7 +119,7 @@ impl Gateway {
     /// client may resolve it.
     ///
     /// # Errors
-    /// [`GatewayError::NotFound`], and whatever keeps the source from being read.
+    /// [`GatewayError::NotFound`], [`GatewayError::Unavailable`], and whatever else keeps the source from being read.
     pub fn stat_file(&self, mount_index: i64, path: impl AsRef<Path>) -> Result<FileStat, GatewayError> {
         self.stat(mount_index, path.as_ref(), Last::FollowInside)
     }
@@ -143,19 +143,7 @@ impl Gateway {
         include: Option<&Pattern>,
     ) -> Result<Vec<FileStat>, GatewayError> {
         let asked = self.asked(mount_index, path.as_ref())?;
-        let dir = asked.walk(Last::Follow)?;
-        let mut names: Vec<(Vec<u8>, Ino)> = Vec::new();
-        asked.question.read_dir(dir, |entry| {
-            if include.is_none_or(|include| include.matches(entry.name)) {
-                names.push((entry.name.to_vec(), entry.ino));
-            }
-        })?;
-        names.sort_unstable();
-        let stat = |(name, ino): (Vec<u8>, Ino)| {
-            let path = to_path(&asked.question.path).join(OsStr::from_bytes(&name));
-            FileStat::of(&asked.question, path, ino)
-        };
-        names.into_iter().map(stat).collect()
+        asked.available(asked.read_dir(include))
     }
 
     /// The bytes of a regular file, symlinks followed: those of `range`, as far as there are any.
@@ -202,45 +190,16 @@ impl Gateway {
         path: impl AsRef<Path>,
     ) -> Result<FileReader<'_>, GatewayError> {
         let asked = self.asked(mount_index, path.as_ref())?;
-        let not_a_file = |path: &[u8]| GatewayError::NotAFile(to_path(path));
-        match asked.open_alone()? {
-            Some(Found::File(file)) => {
-                let stat = FileStat::of_entry(&to_path(&asked.question.path), file.entry.clone());
-                match stat.file_type {
-                    FileType::Regular => Ok(FileReader::of_stream(asked.question, file, stat.size)),
-                    _ => Err(not_a_file(&asked.question.path)),
-                }
-            }
-            Some(Found::Nothing) => Err(GatewayError::NotFound(to_path(&asked.question.path))),
-            Some(Found::Unclear) | None => {
-                let ino = asked.walk(Last::Follow)?;
-                let stat = asked.question.glimpse(ino)?;
-                match stat.file_type {
-                    FileType::Regular => Ok(FileReader::new(asked.question, ino, stat.size)),
-                    _ => Err(not_a_file(&asked.question.path)),
-                }
-            }
-        }
+        let found = asked.available(asked.open())?;
+        Ok(match found {
+            Opened::File(ino, size) => FileReader::new(asked.question, ino, size),
+            Opened::Fetched(file, size) => FileReader::of_stream(asked.question, file, size),
+        })
     }
 
     fn stat(&self, mount_index: i64, path: &Path, last: Last) -> Result<FileStat, GatewayError> {
         let asked = self.asked(mount_index, path)?;
-        let path = to_path(&asked.question.path);
-        let mut found = asked.stat_alone(last != Last::Keep)?;
-        if last == Last::FollowInside && matches!(found, Some(Found::Nothing)) {
-            found = match asked.stat_alone(false)? {
-                // It may lead over the root by way of another link.
-                Some(Found::File(link)) if !leads_over_the_root(&link.entry, asked.names.len()) => None,
-                link => link,
-            };
-        }
-        match found {
-            Some(Found::File(file)) => return Ok(FileStat::of_entry(&path, file.entry)),
-            Some(Found::Nothing) => return Err(GatewayError::NotFound(path)),
-            Some(Found::Unclear) | None => {}
-        }
-        let ino = asked.walk(last)?;
-        FileStat::of(&asked.question, path, ino)
+        asked.available(asked.stat(last))
     }
 
     fn asked(&self, mount_index: i64, path: &Path) -> Result<Asked<'_>, GatewayError> {
@@ -270,7 +229,74 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// The answer, unless it is only that there is nothing in a mount that cannot be read.
+    fn available<T>(&self, answer: Result<T, GatewayError>) -> Result<T, GatewayError> {
+        match self.mount.unavailable() {
+            Some(why) => Err(GatewayError::Unavailable(why.to_string())),
+            None => answer,
+        }
+    }
+
+    fn stat(&self, last: Last) -> Result<FileStat, GatewayError> {
+        let path = to_path(&self.question.path);
+        let mut found = self.stat_alone(last != Last::Keep)?;
+        if last == Last::FollowInside && matches!(found, Some(Found::Nothing)) {
+            found = match self.stat_alone(false)? {
+                // It may lead over the root by way of another link.
+                Some(Found::File(link)) if !leads_over_the_root(&link.entry, self.names.len()) => None,
+                link => link,
+            };
+        }
+        match found {
+            Some(Found::File(file)) => return Ok(FileStat::of_entry(&path, file.entry)),
+            Some(Found::Nothing) => return Err(GatewayError::NotFound(path)),
+            Some(Found::Unclear) | None => {}
+        }
+        let ino = self.walk(last)?;
+        FileStat::of(&self.question, path, ino)
+    }
+
+    fn read_dir(&self, include: Option<&Pattern>) -> Result<Vec<FileStat>, GatewayError> {
+        let dir = self.walk(Last::Follow)?;
+        let mut names: Vec<(Vec<u8>, Ino)> = Vec::new();
+        self.question.read_dir(dir, |entry| {
+            if include.is_none_or(|include| include.matches(entry.name)) {
+                names.push((entry.name.to_vec(), entry.ino));
+            }
+        })?;
+        names.sort_unstable();
+        let stat = |(name, ino): (Vec<u8>, Ino)| {
+            let path = to_path(&self.question.path).join(OsStr::from_bytes(&name));
+            FileStat::of(&self.question, path, ino)
+        };
+        names.into_iter().map(stat).collect()
+    }
+
+    fn open(&self) -> Result<Opened, GatewayError> {
+        let not_a_file = || GatewayError::NotAFile(to_path(&self.question.path));
+        match self.open_alone()? {
+            Some(Found::File(file)) => {
+                let stat = FileStat::of_entry(&to_path(&self.question.path), file.entry.clone());
+                match stat.file_type {
+                    FileType::Regular => Ok(Opened::Fetched(file, stat.size)),
+                    _ => Err(not_a_file()),
+                }
+            }
+            Some(Found::Nothing) => Err(GatewayError::NotFound(to_path(&self.question.path))),
+            Some(Found::Unclear) | None => {
+                let ino = self.walk(Last::Follow)?;
+                let stat = self.question.glimpse(ino)?;
+                match stat.file_type {
+                    FileType::Regular => Ok(Opened::File(ino, stat.size)),
+                    _ => Err(not_a_file()),
+                }
+            }
+        }
+    }
+
     fn walk(&self, last: Last) -> Result<Ino, GatewayError> {
+        // The root of a mount that nobody has looked into looks like any directory.
+        self.question.filesystem.wake();
         walk::walk(&self.question, &self.gateway.table, self.own, &self.names, last)
     }
 
@@ -293,6 +319,12 @@ impl Asked<'_> {
         self.question.progress.check()?;
         Ok(Some(found?))
     }
+}
+
+/// A regular file, and its length in bytes.
+enum Opened {
+    File(Ino, u64),
+    Fetched(Box<Fetched>, u64),
 }
 
 /// Whether a symlink of that depth (1 for one in the root directory) has a target from the root, or above it.

@@ -224,6 +224,11 @@ impl Mount {
         !matches!(&*self.kind, ROOTFS | "volume" | "tmpfs")
     }
 
+    /// Why it is shown empty, if that is because it cannot be read.
+    pub(crate) fn unavailable(&self) -> Option<&SourceError> {
+        self.failure().filter(|_| self.filesystem.state() == FillState::Ready).map(AsRef::as_ref)
+    }
+
     /// How far it has come.
     pub fn state(&self) -> MountState {
         match (self.filesystem.state(), self.failure()) {
