@@ -41,6 +41,7 @@ on_both_daemons!(
     a_bare_name_is_a_container_where_no_image_has_it,
     a_volume_is_read_without_a_mountpoint,
     who_is_interrupted_while_nobody_reads_leaves_nothing,
+    a_mount_may_be_named_by_a_number,
     a_single_file_of_an_image_is_asked_for_alone,
 );
 
@@ -625,6 +626,25 @@ fn a_volume_is_read_without_a_mountpoint(daemon: Daemon) {
     assert_eq!((&link["type"], &link["target"]), (&json!("symlink"), &json!("/etc/passwd")));
     let beyond = run(&["ls", "--mount", "9", &source]);
     assert!(beyond.stderr.contains("mount index 9 is out of bounds (9 available)"), "{beyond:?}");
+}
+
+fn a_mount_may_be_named_by_a_number(daemon: Daemon) {
+    let sandbox = Sandbox::new();
+    let options = ["--volume", "VOLUME-1:/1", "--volume", "VOLUME-2:/7"];
+    let container = Container::create(&daemon, &options, &["/bin/sh"]);
+    container.fill(&sandbox, "/1", "echo one >name");
+    container.fill(&sandbox, "/7", "echo seven >name");
+    let cat = |mount: &str| {
+        let source = container.source();
+        sandbox.run(&mut sandbox.imagefs(["cat", "--host", daemon.host(), "--mount", mount, &source, "name"]))
+    };
+    // An index, where there is one, else a name.
+    for (mount, name) in [("1", "one\n"), ("2", "seven\n"), ("7", "seven\n")] {
+        assert_eq!(cat(mount).success().stdout, name, "{mount}");
+    }
+    let neither = cat("8");
+    assert_eq!(neither.code, Some(3), "{neither:?}");
+    assert!(neither.stderr.contains("mount index 8 is out of bounds (3 available)"), "{neither:?}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub struct ReadArgs {
 
 #[derive(Debug, Args)]
 struct ReadOptions {
-    /// Which mount to read: its index in the mount table, or its name
+    /// Which mount to read: its index in the mount table, else its name
     #[arg(long, value_name = "INDEX|NAME", default_value = "0", allow_hyphen_values = true)]
     mount: String,
     /// Get a daemon's image as its layers are stored
@@ -71,9 +71,14 @@ impl ReadArgs {
         let source_context = source::Context { exact: *exact, ..source_args.context(&cache, progress) };
         let gateway = Gateway::open(&self.source, &source_context)?;
         gateway.source().notes.iter().for_each(|note| context.printer.note(note));
-        let mount = match mount.parse() {
-            Ok(index) => index,
-            Err(_) => gateway.mount_index(mount)?,
+        let is_there =
+            |index: &i64| usize::try_from(*index).is_ok_and(|index| index < gateway.mounts().len());
+        let mount = match (mount.parse(), gateway.mount_index(mount)) {
+            (Ok(index), _) if is_there(&index) => index,
+            (_, Ok(named)) => named,
+            // That there is none of that index is told by whatever is asked of it.
+            (Ok(index), Err(_)) => index,
+            (Err(_), Err(error)) => return Err(error.into()),
         };
         Ok(Reading { gateway, mount })
     }
