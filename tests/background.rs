@@ -80,6 +80,12 @@ fn a_mount_is_there_when_the_command_returns_and_gone_when_umount_does() {
     assert_eq!(mount["mountpoint"], place.0.path("mnt").to_str().unwrap());
     assert_eq!(mount["source"], "./root.tar");
     assert_eq!(mount["state"], "ready");
+    // To people, a tar goes by its key in the cache.
+    let entries: Value =
+        serde_json::from_str(&place.run(["cache", "ls", "--json"]).success().stdout).unwrap();
+    let listed = place.run(["mounts"]).success().stdout;
+    let id = listed.lines().nth(1).unwrap().split_whitespace().nth(2).unwrap();
+    assert_eq!(id, &entries[0]["key"].as_str().unwrap()[..12], "{listed}");
 
     place.run(["umount", "mnt"]).success();
     place.assert_clean();

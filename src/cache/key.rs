@@ -88,6 +88,11 @@ pub fn tar_identity(file: &FileIdentity) -> String {
 }
 
 impl Content {
+    /// That of a tar, by its [`tar_identity`].
+    pub fn of_tar(identity: String) -> Content {
+        Content { kind: Kind::Tar, identity, platform: None, layers: Vec::new(), obtained: Obtained::File }
+    }
+
     /// The key under which the cache holds it, in the present format.
     pub fn key(&self) -> Key {
         // Every field goes in with its length, and a list with its count: no two contents write the same bytes.

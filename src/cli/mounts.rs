@@ -10,6 +10,7 @@ use super::printer::name;
 use super::sessions::{Record, Register, Stage};
 use super::text;
 use super::{Context, size};
+use crate::cache::Content;
 use crate::fuse::{Standing, standing};
 
 const STATES: &str = "\
@@ -163,11 +164,14 @@ fn cells(record: &Record, state: State) -> [String; 6] {
     ]
 }
 
-/// A digest as docker shows it: 12 digits.
-pub fn short_id(id: &str) -> String {
-    match id.strip_prefix("sha256:") {
-        Some(hex) => hex.chars().take(12).collect(),
-        None => id.to_owned(),
+/// The first 12 digits of an image's or a container's id, as docker shows it; of a tar, those of its key, as `cache ls`
+/// does.
+fn short_id(id: &str) -> String {
+    let digits = id.strip_prefix("sha256:").unwrap_or(id);
+    let is_digest = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    match is_digest || id.is_empty() {
+        true => digits.chars().take(12).collect(),
+        false => Content::of_tar(id.to_owned()).key().short(),
     }
 }
 
@@ -196,6 +200,7 @@ mod tests {
     #[test]
     fn an_id_is_shown_short() {
         assert_eq!(short_id(&format!("sha256:{}", "0123456789abcdef".repeat(4))), "0123456789ab");
+        assert_eq!(short_id(&"0123456789abcdef".repeat(4)), "0123456789ab");
         assert_eq!(short_id(""), "");
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::fill::{self, Bytes, Opened, Plan};
 use super::place::Place;
 use super::{Context, Details, SourceError};
-use crate::cache::{Content, Entry, Kind, Obtained, tar_identity};
+use crate::cache::{Content, Entry, tar_identity};
 use crate::index::scan::EndMark;
 use crate::index::{FileIdentity, Order};
 use crate::progress::Phase;
@@ -47,13 +47,7 @@ pub(super) fn identity(path: &Path) -> Option<FileIdentity> {
 }
 
 fn content(identity: &FileIdentity) -> Content {
-    Content {
-        kind: Kind::Tar,
-        identity: tar_identity(identity),
-        platform: None,
-        layers: Vec::new(),
-        obtained: Obtained::File,
-    }
+    Content::of_tar(tar_identity(identity))
 }
 
 /// Opens a tar, or starts to index it.
