@@ -67,7 +67,7 @@ fn ls_lists_as_its_namesake() {
     status: 0
     stdout:
     -rw-r--r-- 1  0  0      2 2020-09-13 12:26 .hidden
-    drwxr-xr-x 2  0  0      0 2020-09-13 12:26 conf.d
+    drwxr-xr-x 2  0  0   4096 2020-09-13 12:26 conf.d
     -rw-r----- 1 12 34 588895 2020-09-13 12:26 numbers
     -rw-r--r-- 1  0  0      8 2020-09-13 12:26 os-release
     lrwxrwxrwx 1  0  0     15 2020-09-13 12:26 release -> /etc/os-release
@@ -319,6 +319,14 @@ fn find_finds_by_name_type_and_size() {
     /etc/release
     /loop
     "#);
+    // A directory has the size that it has in a mount.
+    assert_snapshot!(told(&sandbox, &["find", "./root.tar", "/etc", "-size", "8"]), @r#"
+    status: 0
+    stdout:
+    /etc
+    /etc/conf.d
+    "#);
+    assert_snapshot!(told(&sandbox, &["find", "./root.tar", "/usr", "-size", "0"]), @"status: 0");
     assert_snapshot!(told(&sandbox, &["find", "./root.tar", "-name", "none"]), @r#"status: 0"#);
     assert_snapshot!(told(&sandbox, &["find", "./root.tar", "-type", "x"]), @r#"
     status: 2

@@ -8,7 +8,7 @@ use super::GatewayError;
 use super::error::to_path;
 use super::wait::Question;
 use crate::index::scan::{Entry, EntryKind};
-use crate::index::{FileType, Ino, Timestamp};
+use crate::index::{DIRECTORY_SIZE, FileType, Ino, Timestamp};
 
 /// Extended attributes: names and values.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -26,7 +26,8 @@ pub struct FileStat {
     pub uid: u32,
     /// Numeric group.
     pub gid: u32,
-    /// A regular file's length in bytes, holes included; the length of a symlink's target; else 0.
+    /// A regular file's length in bytes, holes included; the length of a symlink's target; 4096 for a directory, as in
+    /// a mount; else 0.
     pub size: u64,
     /// Modification time.
     pub mtime: Timestamp,
@@ -79,7 +80,7 @@ impl FileStat {
             perm: stat.perm,
             uid: stat.uid,
             gid: stat.gid,
-            size: stat.size,
+            size: if stat.file_type == FileType::Directory { DIRECTORY_SIZE } else { stat.size },
             mtime: stat.mtime,
             link_target,
             device: stat.device,
@@ -107,7 +108,7 @@ impl FileStat {
             EntryKind::Regular { size, .. } => stat.size = size,
             // Of a file alone there is nothing that it could be a link to.
             EntryKind::HardLink(_) => {}
-            EntryKind::Directory => stat.file_type = FileType::Directory,
+            EntryKind::Directory => (stat.file_type, stat.size) = (FileType::Directory, DIRECTORY_SIZE),
             EntryKind::Fifo => stat.file_type = FileType::Fifo,
             EntryKind::Device(file_type, device) => (stat.file_type, stat.device) = (file_type, device),
             EntryKind::Symlink(target) => {

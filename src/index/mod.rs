@@ -29,7 +29,8 @@ pub use growing::{Changes, GrowError, GrowingTree, Merge, MergeError, Order};
 pub use reader::{Index, OpenError};
 pub use spool::MAX_FETCHED;
 pub use tree::{
-    DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp, Tree, TreeError,
+    DIRECTORY_SIZE, DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp,
+    Tree, TreeError,
 };
 pub use whiteout::Whiteout;
 pub use writer::write_index;

@@ -100,6 +100,9 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// The size that a directory is shown with, in bytes: no archive has one.
+pub const DIRECTORY_SIZE: u64 = 4096;
+
 /// The attributes of an inode, as stored; see stat(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {

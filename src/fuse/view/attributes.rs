@@ -4,7 +4,7 @@ use super::table::{Mounted, Table};
 use super::{Edition, MAX_NAME, SymlinkMode, View, ViewError, contained_target};
 use crate::fuse::node::Node;
 use crate::fuse::symlink::SymlinkError;
-use crate::index::{Certainty, FileType, Ino, LayerNo, Segment, Stat, Timestamp, TreeError};
+use crate::index::{Certainty, DIRECTORY_SIZE, FileType, Ino, LayerNo, Segment, Stat, Timestamp, TreeError};
 
 /// What `st_blksize` advises: the size of a page, as most filesystems have it.
 const BLOCK_SIZE: u32 = 4096;
@@ -147,7 +147,7 @@ impl View {
     /// The attributes but for the size of a file or a symlink.
     pub(super) fn plain(&self, node: Node, stat: &Stat, certainty: Certainty) -> Attributes {
         let (size, blocks) = match stat.file_type {
-            FileType::Directory => (u64::from(BLOCK_SIZE), u64::from(BLOCK_SIZE) / STAT_BLOCK),
+            FileType::Directory => (DIRECTORY_SIZE, DIRECTORY_SIZE / STAT_BLOCK),
             _ => (0, 0),
         };
         Attributes {
