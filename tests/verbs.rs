@@ -328,10 +328,19 @@ fn find_finds_by_name_type_and_size() {
     "#);
     assert_snapshot!(told(&sandbox, &["find", "./root.tar", "/usr", "-size", "0"]), @"status: 0");
     assert_snapshot!(told(&sandbox, &["find", "./root.tar", "-name", "none"]), @r#"status: 0"#);
+    // Each has to fit, as for find(1).
+    let both = ["find", "./root.tar", "/etc", "-type", "f,d", "-type", "d"];
+    assert_snapshot!(told(&sandbox, &both), @r#"
+    status: 0
+    stdout:
+    /etc
+    /etc/conf.d
+    "#);
+    assert_snapshot!(told(&sandbox, &["find", "./root.tar", "-type", "f", "-type", "d"]), @r#"status: 0"#);
     assert_snapshot!(told(&sandbox, &["find", "./root.tar", "-type", "x"]), @r#"
     status: 2
     stderr:
-    error: invalid value 'x' for '--type <T>': write f, d, l, b, c, p or s
+    error: invalid value 'x' for '--type <T[,T...]>': write f, d, l, b, c, p or s
 
     For more information, try '--help'.
     "#);

@@ -32,9 +32,9 @@ pub struct FindArgs {
     /// The name fits a pattern with *, ? and [...]
     #[arg(long, value_name = "GLOB")]
     name: Option<OsString>,
-    /// The type is one of these: f, d, l, b, c, p, s
-    #[arg(long = "type", value_name = "T", value_delimiter = ',')]
-    types: Vec<Type>,
+    /// The type is one of these: f, d, l, b, c, p, s, or a list of them, as in f,l
+    #[arg(long = "type", value_name = "T[,T...]")]
+    types: Vec<Types>,
     /// The size is N units, or more (+N) or less (-N) than that
     ///
     /// Units: c (bytes), k, M, G (1024 each time); without one, blocks of 512 bytes. As for find(1), a size is rounded up
@@ -49,19 +49,22 @@ pub struct FindArgs {
     json: bool,
 }
 
-/// A type, by its letter.
-#[derive(Clone, Copy, Debug)]
-struct Type(char);
+/// Types of which a file has one, by their letters.
+#[derive(Clone, Debug)]
+struct Types(Vec<char>);
 
-impl FromStr for Type {
+impl FromStr for Types {
     type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Type, &'static str> {
-        let mut chars = text.chars();
-        match (chars.next(), chars.next()) {
-            (Some(letter @ ('f' | 'd' | 'l' | 'b' | 'c' | 'p' | 's')), None) => Ok(Type(letter)),
-            _ => Err("write f, d, l, b, c, p or s"),
-        }
+    fn from_str(text: &str) -> Result<Types, &'static str> {
+        let letter = |word: &str| {
+            let mut chars = word.chars();
+            match (chars.next(), chars.next()) {
+                (Some(letter @ ('f' | 'd' | 'l' | 'b' | 'c' | 'p' | 's')), None) => Ok(letter),
+                _ => Err("write f, d, l, b, c, p or s"),
+            }
+        };
+        text.split(',').map(letter).collect::<Result<_, _>>().map(Types)
     }
 }
 
@@ -109,8 +112,7 @@ impl FindArgs {
         let name = self.name.as_ref().map(|name| Pattern::new(name.as_encoded_bytes()));
         let fits = |file: &FileStat| {
             name.as_ref().is_none_or(|name| name.matches(file.name().as_encoded_bytes()))
-                && (self.types.is_empty()
-                    || self.types.iter().any(|wanted| wanted.0 == files::type_letter(file.file_type)))
+                && self.types.iter().all(|types| types.0.contains(&files::type_letter(file.file_type)))
                 && self.size.is_none_or(|size| size.fits(file.size))
         };
         self.read.read(context, |reading| {
