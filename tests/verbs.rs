@@ -416,6 +416,32 @@ fn a_copy_goes_into_a_directory_or_becomes_what_is_named() {
     assert_eq!(stat("numbers").len(), 588_895);
     let nowhere = run(&sandbox, &["cp", "./root.tar", "/etc/numbers", "absent/x"]);
     assert_eq!(nowhere.code, Some(8), "{nowhere:?}");
+    // A slash at the end wants a directory, which only one can become.
+    for dest in ["out/new/", "out/new/.", "out/numbers/"] {
+        let refused = run(&sandbox, &["cp", "--force", "./root.tar", "/etc/os-release", dest]);
+        assert_eq!(refused.code, Some(8), "{refused:?}");
+        assert_eq!(refused.stderr, format!("error: {dest} is not a directory\n"));
+        assert!(!sandbox.path("out/new").exists());
+    }
+    run(&sandbox, &["cp", "./root.tar", "/etc", "out/new/"]).success();
+    assert_eq!(stat("new/numbers").len(), 588_895);
+}
+
+#[test]
+fn a_link_that_is_to_be_followed_and_leads_nowhere_is_not_copied() {
+    let sandbox = place();
+    symlink("/none", sandbox.path("root/rooted")).unwrap();
+    succeed(sandbox.command("tar").args(["--create", "--file", "root.tar", "--directory", "root", "."]));
+    for dest in ["copy", "-"] {
+        for link in ["dangling", "rooted"] {
+            let outcome = run(&sandbox, &["cp", "-L", "./root.tar", link, dest]);
+            assert_eq!((outcome.code, &*outcome.stdout), (Some(3), ""), "{outcome:?}");
+            assert!(outcome.stderr.contains("no such file or directory"), "{outcome:?}");
+        }
+    }
+    assert!(fs::symlink_metadata(sandbox.path("copy")).is_err());
+    run(&sandbox, &["cp", "./root.tar", "rooted", "copy"]).success();
+    assert_eq!(fs::read_link(sandbox.path("copy")).unwrap(), Path::new("/none"));
 }
 
 #[test]
@@ -438,6 +464,15 @@ fn whoever_is_not_root_copies_what_they_may() {
     let tool = fs::metadata(out.join("copy/usr/bin/tool")).unwrap();
     assert_eq!((tool.uid(), tool.mode() & 0o7777), (65534, 0o755));
     assert!(outcome.stderr.contains("could not keep the owner of"), "{}", outcome.stderr);
+
+    // Whatever their umask.
+    let copy = r#"umask 0777; exec "$@""#;
+    let mut command = sandbox.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", copy, "sh"]);
+    command.args([env!("CARGO_BIN_EXE_imagefs"), "cp", "--quiet", "./root.tar", "/etc", "out/masked"]);
+    sandbox.run(&mut command).success();
+    let mode = |name: &str| fs::metadata(out.join("masked").join(name)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("conf.d"), mode("conf.d/a.conf"), mode("numbers")), (0o755, 0o644, 0o640));
 }
 
 /// Entries of a tar, each with the header's own bytes: nothing is made safe on the way.

@@ -11,6 +11,7 @@ use super::error::{CommandError, Kind};
 use super::printer::{Printer, cannot_write};
 use super::reading::{ReadArgs, Reading};
 use crate::gateway::FileStat;
+use crate::index::FileType;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +50,7 @@ impl CpArgs {
         let printer = &context.printer;
         let tally = self.read.read(context, |reading| {
             let top = match self.dereference {
-                true => reading.gateway.stat_file(reading.mount, &self.path)?,
+                true => reading.gateway.stat_target(reading.mount, &self.path)?,
                 false => reading.gateway.stat_link(reading.mount, &self.path)?,
             };
             match self.dest.as_os_str() == "-" {
@@ -69,7 +70,12 @@ impl CpArgs {
 
     fn to_disk(&self, reading: &Reading, top: FileStat) -> Result<Tally, CommandError> {
         let name = top.path.file_name().map(OsString::from);
-        let (root, name) = match (self.dest.is_dir(), &name, self.dest.file_name()) {
+        let is_dir = self.dest.is_dir();
+        if !is_dir && names_a_directory(&self.dest) && top.file_type != FileType::Directory {
+            let message = format!("{} is not a directory", super::printer::name(&self.dest));
+            return Err(CommandError::new(Kind::Failed, message));
+        }
+        let (root, name) = match (is_dir, &name, self.dest.file_name()) {
             (true, name, _) => (&*self.dest, name.as_ref().map(Path::new).unwrap_or(Path::new(""))),
             (false, _, Some(name)) => (self.dest.parent().unwrap_or(Path::new("")), Path::new(name)),
             (false, _, None) => {
@@ -80,6 +86,12 @@ impl CpArgs {
         let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
         copy(reading, top, name, &mut Disk::open(root, self.force)?)
     }
+}
+
+/// Whether a path is spelled so that it can only be a directory's.
+fn names_a_directory(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.")
 }
 
 fn to_stdout(reading: &Reading, top: FileStat, printer: &Printer) -> Result<Tally, CommandError> {

@@ -124,6 +124,14 @@ impl Gateway {
         self.stat(mount_index, path.as_ref(), Last::FollowInside)
     }
 
+    /// As [`Gateway::stat_file`], but a symlink that cannot be followed is an error.
+    ///
+    /// # Errors
+    /// As [`Gateway::read_file`].
+    pub fn stat_target(&self, mount_index: i64, path: impl AsRef<Path>) -> Result<FileStat, GatewayError> {
+        self.stat(mount_index, path.as_ref(), Last::Follow)
+    }
+
     /// As [`Gateway::stat_file`], but a symlink at the end of `path` is never followed.
     ///
     /// # Errors

@@ -109,7 +109,10 @@ impl Disk {
         self.enter(name)?;
         let made = {
             let place = self.place(name)?;
-            match mkdirat(place.dir, place.name, Mode::RWXU) {
+            // The umask may have taken away what it takes to fill it.
+            let made = mkdirat(place.dir, place.name, Mode::RWXU)
+                .and_then(|()| chmod_at(place.dir, place.name, Mode::RWXU));
+            match made {
                 Err(Errno::EXIST) if self.force => open_dir(place.dir, place.name).map(|_| ()),
                 made => made,
             }
@@ -179,12 +182,8 @@ impl Disk {
         let owned = self.owned(|uid, gid| chownat(&dir, &last, Some(uid), Some(gid), nofollow), file);
         let known = format!("/proc/self/fd/{}", dir.as_raw_fd());
         if file.file_type != FileType::Symlink {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let perm = self.permissions(file, owned);
-            // There is no other way to set a mode without following a link: fchmodat(2), AT_SYMLINK_NOFOLLOW.
-            openat(&dir, &last, flags, Mode::empty())
-                .and_then(|node| chmod(format!("/proc/self/fd/{}", node.as_raw_fd()), perm))
-                .map_err(|e| self.cannot("set the mode of", name, e))?;
+            chmod_at(dir.as_fd(), &last, perm).map_err(|e| self.cannot("set the mode of", name, e))?;
         }
         for (key, value) in &file.xattrs {
             let set = lsetxattr(Path::new(&known).join(&last), key, value, XattrFlags::empty());
@@ -308,6 +307,12 @@ fn descend(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
 fn open_dir(dir: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(dir, name, flags, Mode::empty())
+}
+
+/// There is no other way to set a mode without following a link: fchmodat(2), AT_SYMLINK_NOFOLLOW.
+fn chmod_at(dir: BorrowedFd<'_>, name: &OsStr, perm: Mode) -> rustix::io::Result<()> {
+    let node = openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    chmod(format!("/proc/self/fd/{}", node.as_raw_fd()), perm)
 }
 
 fn is_plain(component: Component<'_>) -> bool {
