@@ -190,6 +190,39 @@ fn cat_prints_bytes_and_follows_links_inside() {
 }
 
 #[test]
+fn large_files_are_told_as_json_without_being_held() {
+    let sandbox = Sandbox::new();
+    let text = "ä€𝄞\"\\\n\0x".repeat(1 << 20);
+    let mut bytes = text.clone().into_bytes();
+    // What is no text is known at the end alone.
+    bytes.push(0xff);
+    fs::write(sandbox.path("text"), &text).unwrap();
+    fs::write(sandbox.path("bytes"), &bytes).unwrap();
+    succeed(sandbox.command("tar").args(["--create", "--file", "big.tar", "text", "bytes"]));
+    run(&sandbox, &["ls", "./big.tar"]).success();
+    // Less than it would take to hold one of them.
+    let output = sandbox
+        .command("prlimit")
+        .args([
+            "--data=12000000",
+            env!("CARGO_BIN_EXE_imagefs"),
+            "cat",
+            "--json",
+            "./big.tar",
+            "text",
+            "bytes",
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told[0]["path"], "text");
+    assert!(told[0]["content"].as_str() == Some(&text), "another text");
+    let list: Vec<u8> = serde_json::from_value(told[1]["content"].clone()).unwrap();
+    assert!(list == bytes, "other bytes");
+}
+
+#[test]
 fn stat_tells_all_there_is() {
     let sandbox = place();
     assert_snapshot!(told(&sandbox, &["stat", "./root.tar", "/etc/os-release"]), @r#"

@@ -1,17 +1,18 @@
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use serde::Serialize;
 
-use super::error::CommandError;
+use super::error::{CommandError, Kind};
 use super::printer::Output;
 use super::reading::{ReadArgs, Reading};
 use super::{Context, text};
 
 /// The most that is held of a file at a time.
 const PIECE: usize = 256 << 10;
+
+/// The most that is held of files that are looked at before they are printed.
+const MAX_HELD: u64 = 1 << 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,53 +37,171 @@ pub struct CatArgs {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Content<'a> {
-    #[serde(with = "text")]
-    path: &'a Path,
-    #[serde(with = "text")]
-    content: Bytes,
-}
-
-/// Bytes that are shown as a name is.
-struct Bytes(Vec<u8>);
-
-impl AsRef<OsStr> for Bytes {
-    fn as_ref(&self) -> &OsStr {
-        use std::os::unix::ffi::OsStrExt as _;
-        OsStr::from_bytes(&self.0)
-    }
+/// What is known of a file before the first byte of the answer is printed, and how it is read then.
+enum Content {
+    /// A small one, held so that it is not asked for twice.
+    Held(Vec<u8>),
+    /// Text, as far as it was when it was looked at.
+    Text,
+    /// Anything else.
+    Bytes,
 }
 
 impl CatArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
         self.read.read(context, |reading| {
-            if self.json {
-                let mut contents = Vec::new();
-                for path in &self.paths {
-                    let content = Bytes(reading.gateway.read_file(reading.mount, path, ..)?);
-                    contents.push(Content { path, content });
-                }
-                return context.printer.json(&contents);
-            }
+            let contents = self.json.then(|| self.look(reading)).transpose()?;
             let mut output = context.printer.output();
-            for path in &self.paths {
-                copy(reading, path, &mut output)?;
+            match contents {
+                Some(contents) => self.print_json(reading, contents, &mut output)?,
+                None => {
+                    for path in &self.paths {
+                        let mut file = reading.gateway.open_file(reading.mount, path)?;
+                        pieces(|piece| Ok(file.read(piece)?), |piece| output.bytes(piece))?;
+                    }
+                }
             }
             output.finish()
         })?;
         Ok(ExitCode::SUCCESS)
     }
+
+    /// Reads all files once, so that it is known which are text, and that all of them are there.
+    fn look(&self, reading: &Reading) -> Result<Vec<Content>, CommandError> {
+        let mut room = MAX_HELD;
+        let mut look = |path: &PathBuf| {
+            let mut file = reading.gateway.open_file(reading.mount, path)?;
+            if file.size() <= room {
+                let mut held = Vec::new();
+                let hold = |piece: &[u8]| {
+                    held.extend_from_slice(piece);
+                    Ok(())
+                };
+                pieces(|piece| Ok(file.read(piece)?), hold)?;
+                room -= file.size();
+                return Ok(Content::Held(held));
+            }
+            let mut text = Text::default();
+            pieces(|piece| Ok(file.read(piece)?), |piece| text.take(piece, |_| Ok(())))?;
+            Ok(if text.ends_well() { Content::Text } else { Content::Bytes })
+        };
+        self.paths.iter().map(&mut look).collect()
+    }
+
+    fn print_json(
+        &self,
+        reading: &Reading,
+        contents: Vec<Content>,
+        output: &mut Output,
+    ) -> Result<(), CommandError> {
+        let mut separator = "[\n";
+        for (path, content) in self.paths.iter().zip(contents) {
+            let name = serde_json::to_string(&text::Name(path.as_os_str())).unwrap_or_default();
+            output.text(&format!("{separator}  {{\n    \"path\": {name},\n    \"content\": "))?;
+            match content {
+                Content::Held(held) => {
+                    let is_text = std::str::from_utf8(&held).is_ok();
+                    let mut held = held.as_slice();
+                    let read = |piece: &mut [u8]| Ok(std::io::Read::read(&mut held, piece).unwrap_or(0));
+                    print_content(path, is_text, read, output)?;
+                }
+                content => {
+                    let mut file = reading.gateway.open_file(reading.mount, path)?;
+                    let is_text = matches!(content, Content::Text);
+                    print_content(path, is_text, |piece| Ok(file.read(piece)?), output)?;
+                }
+            }
+            output.text("\n  }")?;
+            separator = ",\n";
+        }
+        output.text("\n]\n")
+    }
 }
 
-fn copy(reading: &Reading, path: &Path, output: &mut Output) -> Result<(), CommandError> {
-    let mut file = reading.gateway.open_file(reading.mount, path)?;
+/// Prints text as a string, anything else as a list of bytes.
+fn print_content(
+    path: &Path,
+    is_text: bool,
+    read: impl FnMut(&mut [u8]) -> Result<usize, CommandError>,
+    output: &mut Output,
+) -> Result<(), CommandError> {
+    if !is_text {
+        let mut separator = "[";
+        pieces(read, |piece| {
+            let mut list = String::with_capacity(4 * piece.len());
+            for byte in piece {
+                list.push_str(separator);
+                list.push_str(&byte.to_string());
+                separator = ",";
+            }
+            output.text(&list)
+        })?;
+        return output.text("]");
+    }
+    output.text("\"")?;
+    let mut text = Text::default();
+    pieces(read, |piece| {
+        text.take(piece, |text| {
+            let quoted = serde_json::to_string(text).unwrap_or_default();
+            output.text(&quoted[1..quoted.len() - 1])
+        })
+    })?;
+    if !text.ends_well() {
+        let message = format!("{} was changed while it was read", super::printer::name(path));
+        return Err(CommandError::new(Kind::Failed, message));
+    }
+    output.text("\"")
+}
+
+/// Hands all that `read` gives to `take`, piece by piece.
+fn pieces(
+    mut read: impl FnMut(&mut [u8]) -> Result<usize, CommandError>,
+    mut take: impl FnMut(&[u8]) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
     let mut piece = vec![0; PIECE];
     loop {
-        match file.read(&mut piece)? {
+        match read(&mut piece)? {
             0 => return Ok(()),
-            n => output.bytes(&piece[..n])?,
+            n => take(&piece[..n])?,
         }
+    }
+}
+
+/// Text that comes in pieces, which may end in the middle of a character.
+#[derive(Default)]
+struct Text {
+    /// The bytes of a character that has begun.
+    begun: Vec<u8>,
+    broken: bool,
+}
+
+impl Text {
+    /// Hands on the characters that are complete.
+    fn take(
+        &mut self,
+        piece: &[u8],
+        emit: impl FnOnce(&str) -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
+        self.begun.extend_from_slice(piece);
+        let complete = match std::str::from_utf8(&self.begun) {
+            Ok(text) => text.len(),
+            Err(error) => {
+                self.broken |= error.error_len().is_some();
+                error.valid_up_to()
+            }
+        };
+        if !self.broken {
+            emit(std::str::from_utf8(&self.begun[..complete]).unwrap_or_default())?;
+            self.begun.drain(..complete);
+        } else {
+            self.begun.clear();
+        }
+        Ok(())
+    }
+
+    /// Whether all of it was text.
+    fn ends_well(&self) -> bool {
+        !self.broken && self.begun.is_empty()
     }
 }
