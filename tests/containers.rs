@@ -97,6 +97,16 @@ impl Container {
         Some(dir)
     }
 
+    /// Returns once the container, which runs, has written something to a file.
+    #[track_caller]
+    fn await_content(&self, path: &str) {
+        let written = || {
+            let out = self.daemon.cli(["exec", &self.name, "/bin/busybox", "cat", path]).output();
+            out.is_ok_and(|out| !out.stdout.is_empty())
+        };
+        assert!(wait_until(written), "the container writes nothing");
+    }
+
     pub fn source(&self) -> String {
         format!("container:{}", self.name)
     }
@@ -253,11 +263,7 @@ fn the_root_filesystem_is_what_the_daemon_exports(daemon: Daemon) {
     let script = "i=0; while :; do i=$((i+1)); echo $i >/root/now; done";
     let running = Container::create(&daemon, &[], &["/bin/sh", "-c", script]);
     daemon.run(["start", &running.name]);
-    let written = || {
-        let out = daemon.cli(["exec", &running.name, "/bin/busybox", "cat", "/root/now"]).output();
-        out.is_ok_and(|out| !out.stdout.is_empty())
-    };
-    assert!(wait_until(written), "the container writes nothing");
+    running.await_content("/root/now");
     let mnt = mount(&sandbox, daemon.host(), &running.source());
     assert_eq!(description(&mnt)["container"]["state"], "running");
     assert_eq!(fs::read_link(mnt.join("rootfs/bin/sh")).unwrap(), Path::new("busybox"));
@@ -316,11 +322,7 @@ fn an_export_of_what_changes_goes_on_where_it_broke_off(daemon: Daemon) {
         while :; do i=$((i+1)); echo $i >/aaa/next; /bin/busybox mv /aaa/next /aaa/now; done";
     let running = Container::create(&daemon, &[], &["/bin/sh", "-c", script]);
     daemon.run(["start", &running.name]);
-    let written = || {
-        let out = daemon.cli(["exec", &running.name, "/bin/busybox", "cat", "/aaa/now"]).output();
-        out.is_ok_and(|out| !out.stdout.is_empty())
-    };
-    assert!(wait_until(written), "the container writes nothing");
+    running.await_content("/aaa/now");
     // In the middle of the largest file, and before anything has come.
     let faults = [Fault::CutAfter(1_000_000), Fault::WordsAfter(1_000_000), Fault::CutAfter(700)];
     for fault in faults {

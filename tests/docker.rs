@@ -411,28 +411,31 @@ fn a_waiting_read_ends_when_told_to(engine: Engine) {
     teller.join().unwrap();
 }
 
-fn a_stream_that_nobody_reads_is_hung_up_all_the_same(engine: Engine) {
+/// An export that has begun to come, through a proxy that sees it end.
+fn with_export(engine: Engine, act: impl FnOnce(ByteStream, &Proxy)) {
     let image = image(engine);
     let direct = daemon(engine).throwaway(&image).unwrap();
     let proxy = Proxy::before(&socket(engine), Fault::None);
     let daemon = daemon_at(&proxy.address());
     let mut export = daemon.export(direct.id()).unwrap();
     assert!(!export.fill_buf().unwrap().is_empty());
-    export.hang_up_handle().hang_up();
-    proxy.wait_until_all_hung_up();
-    let error = io::copy(&mut export, &mut io::sink()).unwrap_err();
-    assert!(matches!(carried(&error), DockerError::HungUp { .. }), "{error:?}");
+    act(export, &proxy);
+}
+
+fn a_stream_that_nobody_reads_is_hung_up_all_the_same(engine: Engine) {
+    with_export(engine, |mut export, proxy| {
+        export.hang_up_handle().hang_up();
+        proxy.wait_until_all_hung_up();
+        let error = io::copy(&mut export, &mut io::sink()).unwrap_err();
+        assert!(matches!(carried(&error), DockerError::HungUp { .. }), "{error:?}");
+    });
 }
 
 fn dropping_a_stream_hangs_up(engine: Engine) {
-    let image = image(engine);
-    let direct = daemon(engine).throwaway(&image).unwrap();
-    let proxy = Proxy::before(&socket(engine), Fault::None);
-    let daemon = daemon_at(&proxy.address());
-    let mut export = daemon.export(direct.id()).unwrap();
-    assert!(!export.fill_buf().unwrap().is_empty());
-    drop(export);
-    proxy.wait_until_all_hung_up();
+    with_export(engine, |export, proxy| {
+        drop(export);
+        proxy.wait_until_all_hung_up();
+    });
 }
 
 fn a_container_shows_its_mount_table(engine: Engine) {
