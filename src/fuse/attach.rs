@@ -12,6 +12,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -28,6 +30,10 @@ const DEVICE: &str = "/dev/fuse";
 /// The set-user-id program of libfuse, and the variable by which it learns where to send the device.
 const HELPER: &str = "fusermount3";
 const HELPER_SOCKET: &str = "_FUSE_COMMFD";
+
+/// How long a mount that is asked to go may be in use. Whoever looks at what is mounted, as `imagefs mounts` does, uses it for
+/// a moment.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// The mountpoint, absolute and free of symlinks, if a session can be mounted there.
 pub(super) fn check_mountpoint(path: &Path) -> Result<PathBuf, SessionError> {
@@ -171,7 +177,15 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), SessionError> {
             path: path.to_owned(),
             filesystem_type: mount.filesystem_type.clone(),
         }),
-        Some(_) => release(&mountpoint, lazy),
+        Some(_) => {
+            let start = Instant::now();
+            loop {
+                match release(&mountpoint, lazy) {
+                    Err(SessionError::Busy(_)) if start.elapsed() < GLANCE => thread::sleep(GLANCE / 20),
+                    result => return result,
+                }
+            }
+        }
     }
 }
 
