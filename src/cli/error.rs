@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::SIGTERM;
+use signal_hook::consts::{SIGPIPE, SIGTERM};
 
 use super::options::OptionError;
 use super::runtime_dir::RuntimeDirError;
@@ -41,7 +41,7 @@ pub enum Kind {
     Failed,
     /// A signal ended the command before it was done; the number is the signal's.
     Interrupted(i32),
-    /// Whoever read the standard output has seen enough: nothing to complain about.
+    /// Whoever read the standard output has seen enough: nothing to complain about, but not all was done.
     NoReader,
 }
 
@@ -58,14 +58,15 @@ Exit status:
   6    the input is damaged, or of an unknown kind
   7    the cache cannot be used: permissions, no space left
   8    any other failure
+  129  hung up (SIGHUP) before it was done
   130  interrupted (SIGINT) before it was done
+  141  nobody reads the output any more (SIGPIPE)
   143  terminated (SIGTERM) before it was done";
 
 impl Kind {
     /// The exit status of a process that ends with such an error.
     pub fn exit_status(self) -> u8 {
         match self {
-            Kind::NoReader => 0,
             Kind::Negative => 1,
             Kind::Usage => 2,
             Kind::NotFound => 3,
@@ -75,6 +76,7 @@ impl Kind {
             Kind::Cache => 7,
             Kind::Failed => 8,
             Kind::Interrupted(signal) => u8::try_from(signal).unwrap_or(0) | 128,
+            Kind::NoReader => Kind::Interrupted(SIGPIPE).exit_status(),
         }
     }
 }
@@ -305,7 +307,6 @@ mod tests {
             .filter_map(|line| line.split_whitespace().next()?.parse().ok())
             .collect();
         let kinds = [
-            Kind::NoReader,
             Kind::Negative,
             Kind::Usage,
             Kind::NotFound,
@@ -314,9 +315,12 @@ mod tests {
             Kind::Input,
             Kind::Cache,
             Kind::Failed,
+            Kind::Interrupted(1),
             Kind::Interrupted(2),
+            Kind::NoReader,
             Kind::Interrupted(15),
         ];
-        assert_eq!(listed, kinds.map(Kind::exit_status));
+        assert_eq!(listed[0], 0);
+        assert_eq!(listed[1..], kinds.map(Kind::exit_status));
     }
 }
