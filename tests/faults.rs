@@ -239,6 +239,40 @@ fn a_cache_that_is_not_ours_or_cannot_be_written() {
 }
 
 #[test]
+fn a_limit_on_the_size_of_files() {
+    for daemon in Daemon::both() {
+        let place = Place::new();
+        let proxy = Proxy::before(daemon.host(), Fault::None);
+        for args in [&["ls", SMALL, "/"][..], &["mount", "--wait", SMALL, "mnt"]] {
+            let mut command = place.0.command("sh");
+            command.args(["-c", "ulimit -f 1; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_imagefs")]);
+            let outcome = place.0.run(command.args(args).env("DOCKER_HOST", proxy.address()));
+            assert_eq!(outcome.code, Some(7), "{outcome:#?}");
+            for word in ["File too large", "ulimit -f", "--cache-dir"] {
+                assert!(outcome.stderr.contains(word), "{outcome:#?}");
+            }
+        }
+        assert!(proxy.containers().len() >= 2);
+        assert!(!proxy.containers().iter().any(|id| daemon.has_container(id)));
+        place.assert_clean(&place.0.path("cache"));
+    }
+}
+
+#[test]
+fn a_disk_without_inodes() {
+    let place = Place::new();
+    let disk = place.0.directory("disk");
+    let mount = ["-t", "tmpfs", "-o", "size=1m,nr_inodes=4,mode=700", "tmpfs"];
+    succeed(place.0.command("mount").args(mount).arg(&disk));
+    let archive = archives::fixture("small.tar");
+    let outcome = place.0.run(place.0.imagefs(["ls"]).arg(archive).env("IMAGEFS_CACHE_DIR", &disk));
+    assert_eq!(outcome.code, Some(7), "{outcome:#?}");
+    assert!(outcome.stderr.contains("no inode is free there"), "{outcome:#?}");
+    succeed(place.0.command("umount").arg(&disk));
+    place.assert_clean(&place.0.path("cache"));
+}
+
+#[test]
 fn a_disk_that_is_full_before_the_export_is_whole() {
     for daemon in Daemon::both() {
         let place = Place::new();

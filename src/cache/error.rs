@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 /// Why the cache cannot do what was asked. A damaged entry is no error: it is removed, and made again.
@@ -42,8 +43,8 @@ pub enum CacheError {
         action: &'static str,
         /// To what.
         path: PathBuf,
-        /// How many bytes are free there, where that is known.
-        free: Option<u64>,
+        /// How many bytes and how many inodes are free there, where that is known.
+        free: Option<(u64, u64)>,
         /// What the kernel said: `ENOSPC` or `EDQUOT`.
         source: io::Error,
     },
@@ -89,7 +90,8 @@ impl CacheError {
             CacheError::NotACache { .. } => "choose a directory that is empty or absent".to_owned(),
             CacheError::NoSpace { free, .. } => {
                 let free = match free {
-                    Some(bytes) => format!("{} MiB are free there; ", bytes >> 20),
+                    Some((_, 0)) => "no inode is free there; ".to_owned(),
+                    Some((bytes, _)) => format!("{} MiB are free there; ", bytes >> 20),
                     None => String::new(),
                 };
                 format!(
@@ -102,6 +104,10 @@ impl CacheError {
             }
             CacheError::Io { source, .. } if Errno::from_io_error(source) == Some(Errno::MFILE) => {
                 "each layer of an image takes two open files: raise the hard limit (ulimit -Hn)".to_owned()
+            }
+            CacheError::Io { source, .. } if Errno::from_io_error(source) == Some(Errno::FBIG) => {
+                "files may not be as large here: see `ulimit -f`, or choose another disk with --cache-dir"
+                    .to_owned()
             }
             CacheError::NoSuchKey(_) | CacheError::AmbiguousKey { .. } => {
                 "`imagefs cache ls` lists the keys".to_owned()
@@ -133,12 +139,17 @@ impl CacheError {
                 let free = std::iter::once(&*path)
                     .chain(path.parent())
                     .find_map(|there| rustix::fs::statvfs(there).ok())
-                    .map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+                    .map(|fs| (fs.f_bavail.saturating_mul(fs.f_frsize), inodes_left(&fs)));
                 CacheError::NoSpace { action, path, free, source }
             }
             _ => CacheError::Io { action, path, source },
         }
     }
+}
+
+/// How many inodes can be made; what has no fixed number of them (Btrfs) says that it has none at all.
+fn inodes_left(fs: &StatVfs) -> u64 {
+    if fs.f_files == 0 { u64::MAX } else { fs.f_favail }
 }
 
 /// The action of a failed flock(2).

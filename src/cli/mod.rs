@@ -203,6 +203,7 @@ impl Context {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     open_files::allow();
+    signals::outlive_file_size_limit();
     let matches = command_here().get_matches_from(find::spell_out(std::env::args_os()));
     let CommandLine { global, command } =
         CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

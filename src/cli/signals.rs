@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals as Incoming;
 
 use super::error::{CommandError, Kind};
@@ -15,7 +15,9 @@ use crate::progress::Progress;
 /// How long a command or a server may take to end once that is asked for. What it then leaves behind is as if it had been
 /// killed: a container of its own is removed by the next command that needs one, a directory in the cache by the next
 /// that opens the cache.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+///
+/// The manual promises five seconds, of which some are needed to get there.
+pub const PATIENCE: Duration = Duration::from_millis(4_500);
 
 /// How long of it a command has to end by itself, and to say that it was interrupted.
 const BY_ITSELF: Duration = Duration::from_millis(500);
@@ -26,6 +28,15 @@ pub fn to_handle() -> Vec<i32> {
     let ignored = ignored();
     let heeded = |signal: &i32| ignored >> (signal - 1) & 1 == 0;
     [SIGHUP, SIGINT].into_iter().filter(heeded).chain([SIGTERM]).collect()
+}
+
+/// Has a file that must not grow any further fail to be written (EFBIG), as a full disk does, where SIGXFSZ would end the
+/// process at once, and leave behind what it has made.
+pub fn outlive_file_size_limit() {
+    // Nobody wants to know: a signal that is handled in any way ends nothing.
+    if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
+        tracing::debug!("cannot handle SIGXFSZ: {error}");
+    }
 }
 
 /// The signals that this process ignores, the lowest bit for signal 1: proc_pid_status(5).

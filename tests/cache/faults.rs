@@ -162,7 +162,7 @@ fn a_full_disk_is_told_with_what_to_do_and_leaves_nothing() {
     assert!(cache.lookup(old).unwrap().is_some());
     let mut index = filler.create_index().unwrap();
     let error = filler.index_error(index.write_all(&[1; 8192]).unwrap_err());
-    assert!(matches!(error, CacheError::NoSpace { free: Some(0), .. }), "{error:?}");
+    assert!(matches!(error, CacheError::NoSpace { free: Some((0, _)), .. }), "{error:?}");
     assert_eq!(cache.prune(0).unwrap().removed.len(), 1);
     drop((data, filler));
     place.assert_nothing_left();
