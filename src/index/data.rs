@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 
+use super::apart::{Apart, Run};
 use super::{Timestamp, TreeError};
 
 /// Why bytes could not be read.
@@ -60,30 +62,50 @@ impl FileIdentity {
     }
 }
 
-/// The seekable file that holds the bytes of a layer's files.
+/// The seekable file that holds the bytes of a layer's files, together with what is [set apart](Apart) of them: an offset
+/// counts as if all of them stood in one file.
 #[derive(Debug)]
 pub struct DataFile {
     file: File,
+    apart: Apart,
     pinned: Option<FileIdentity>,
 }
 
 impl DataFile {
     /// A file that nobody else writes: one of the cache's own.
     pub fn owned(file: File) -> DataFile {
-        DataFile { file, pinned: None }
+        DataFile::parted(file, Apart::default())
+    }
+
+    /// One of the cache's own, beside which some runs of bytes stand in files of their own.
+    pub fn parted(file: File, apart: Apart) -> DataFile {
+        DataFile { file, apart, pinned: None }
     }
 
     /// A file of the user's, served in place: every read checks that it is still what was indexed.
     pub fn borrowed(file: File, identity: FileIdentity) -> DataFile {
-        DataFile { file, pinned: Some(identity) }
+        DataFile { pinned: Some(identity), ..DataFile::owned(file) }
+    }
+
+    /// What stands in files of its own.
+    pub fn apart(&self) -> &Apart {
+        &self.apart
+    }
+
+    /// The file that holds the `len` bytes from byte `at` on and no others, if there is one.
+    pub fn file_of(&self, at: u64, len: u64) -> Option<Arc<File>> {
+        self.apart.file_of(Run { at, len })
     }
 
     /// Fills `buf` from byte `at`.
     pub fn read_exact_at(&self, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
         let mut done = 0;
         while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], at + done as u64) {
-                Ok(0) => return Err(ReadError::Short { wanted: at + done as u64 }),
+            let place = self.apart.place(at.saturating_add(done as u64));
+            let file = place.file.as_deref().unwrap_or(&self.file);
+            let room = clamp(place.left, buf.len() - done);
+            match file.read_at(&mut buf[done..done + room], place.at) {
+                Ok(0) => return Err(ReadError::Short { wanted: at.saturating_add(done as u64) }),
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e.into()),
@@ -94,5 +116,108 @@ impl DataFile {
             Some(identity) if FileIdentity::of(&self.file)? != identity => Err(ReadError::Changed),
             _ => Ok(()),
         }
+    }
+
+    /// Writes from byte `at` on, and says how many of the bytes it wrote.
+    pub fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
+        let place = self.apart.place(at);
+        let room = clamp(place.left, bytes.len());
+        place.file.as_deref().unwrap_or(&self.file).write_at(&bytes[..room], place.at)
+    }
+
+    /// Writes all bytes from byte `at` on.
+    pub fn write_all_at(&self, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write_at(bytes, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    bytes = &bytes[n..];
+                    at += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back everything after the first `size` bytes, and with it the runs that begin there.
+    ///
+    /// # Errors
+    /// `InvalidInput` if that is within a run: one is taken back as a whole.
+    pub fn truncate(&self, size: u64) -> io::Result<()> {
+        self.apart.forget_from(size);
+        match self.apart.place(size) {
+            place if place.file.is_some() => Err(io::ErrorKind::InvalidInput.into()),
+            place => self.file.set_len(place.at),
+        }
+    }
+
+    /// Returns when all that was written is on the disk.
+    pub fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        self.apart.list().iter().try_for_each(|(_, file)| file.sync_all())
+    }
+}
+
+fn clamp(left: u64, room: usize) -> usize {
+    usize::try_from(left).unwrap_or(usize::MAX).min(room)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `0123456789abcdefghij`, of which `3456` and `cdef` stand apart.
+    fn parted() -> DataFile {
+        let data = DataFile::owned(tempfile::tempfile().unwrap());
+        for run in [Run { at: 3, len: 4 }, Run { at: 12, len: 4 }] {
+            assert!(data.apart().add(run, tempfile::tempfile().unwrap()));
+        }
+        data.write_all_at(b"0123456789abcdefghij", 0).unwrap();
+        data
+    }
+
+    fn read(data: &DataFile, at: usize, len: usize) -> Result<Vec<u8>, ReadError> {
+        let mut buf = vec![0; len];
+        data.read_exact_at(&mut buf, at as u64).map(|()| buf)
+    }
+
+    #[test]
+    fn what_stands_apart_is_read_in_its_place() {
+        let (data, whole) = (parted(), b"0123456789abcdefghij");
+        for at in 0..whole.len() {
+            for len in 0..=whole.len() - at {
+                assert_eq!(read(&data, at, len).unwrap(), whole[at..at + len], "{len} bytes at {at}");
+            }
+        }
+        assert!(matches!(read(&data, 18, 3), Err(ReadError::Short { wanted: 20 })));
+        let own = data.file_of(12, 4).unwrap();
+        let mut begin = [0; 4];
+        own.read_exact_at(&mut begin, 0).unwrap();
+        assert_eq!(&begin, b"cdef");
+        assert_eq!(own.metadata().unwrap().len(), 4);
+        for (at, len) in [(12, 3), (13, 3), (0, 20), (11, 5)] {
+            assert!(data.file_of(at, len).is_none(), "{len} bytes at {at}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_is_no_content() {
+        let data = parted();
+        data.file_of(3, 4).unwrap().set_len(2).unwrap();
+        assert_eq!(read(&data, 0, 5).unwrap(), b"01234");
+        assert!(matches!(read(&data, 0, 6), Err(ReadError::Short { wanted: 5 })));
+    }
+
+    #[test]
+    fn what_is_taken_back_is_written_anew() {
+        let data = parted();
+        assert!(data.truncate(5).is_err(), "in the middle of a run");
+        data.truncate(12).unwrap();
+        assert!(data.file_of(3, 4).is_some() && data.file_of(12, 4).is_none());
+        assert!(matches!(read(&data, 12, 1), Err(ReadError::Short { .. })));
+        data.write_all_at(b"XYZ", 12).unwrap();
+        assert_eq!(read(&data, 0, 15).unwrap(), b"0123456789abXYZ");
     }
 }

@@ -4,6 +4,7 @@
 //! [`write_index`] lays the finished tree down on disk, where the [`Index`] reads it. Both trees answer the
 //! [`Tree`] interface; a [`Filesystem`] is a tree with the files that hold its bytes. Imports no other room.
 
+mod apart;
 mod compare;
 mod data;
 mod early;
@@ -20,6 +21,7 @@ mod whiteout;
 mod writer;
 mod xattrs;
 
+pub use apart::{Apart, Run};
 pub use compare::{Attribute, Change, Difference, DifferenceKind, compare};
 pub use data::{DataFile, FileIdentity, ReadError};
 pub use early::{Glance, Wish, Wishes};
