@@ -19,9 +19,9 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::data;
 use super::dir::{self, Dir};
 use super::error::LOCK;
-use super::meta::DATA;
 use super::{CacheError, Key};
 
 /// The directories of one format version.
@@ -140,7 +140,7 @@ impl Bucket {
     /// How many bytes of data whoever fills this key has written.
     pub(super) fn bytes_staged(&self, key: Key) -> Result<u64, CacheError> {
         let Some(dir) = self.staging.dir(key.to_string())? else { return Ok(0) };
-        Ok(dir.stat_at(DATA)?.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0)))
+        data::bytes_in(&dir)
     }
 
     /// Removes what processes that were killed have left behind.

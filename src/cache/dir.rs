@@ -135,6 +135,11 @@ impl Dir {
         }
     }
 
+    /// Opens the regular file `name` for reading, which must be there.
+    pub(super) fn existing_file(&self, name: &str) -> Result<File, CacheError> {
+        self.file(name)?.ok_or_else(|| self.error("open", name, io::ErrorKind::NotFound))
+    }
+
     /// Makes the file `name`, which must not be there, for writing and reading, with mode 0600 whatever the umask.
     pub(super) fn make_file(&self, name: &str) -> Result<File, CacheError> {
         self.writable(name, OFlags::CREATE | OFlags::EXCL)

@@ -1,8 +1,7 @@
 //! A finished entry in use.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use memmap2::Mmap;
 
 use super::bucket::Bucket;
 use super::dir::Dir;
-use super::meta::{self, COMPLETE, DATA, Damage, DataRef, Fault, INDEX, Meta, NOTE, Part};
+use super::meta::{self, COMPLETE, Damage, DataRef, Fault, INDEX, Meta, NOTE};
 use super::{CacheError, Key};
 use crate::held::Held;
 use crate::index::{DataFile, Filesystem, Index, OpenError, Tree};
@@ -116,7 +115,7 @@ impl Entry {
     pub fn open_data(&self) -> Result<Vec<DataFile>, CacheError> {
         let mut layers = self.layers.iter();
         let mut open = |data: &DataRef| match data {
-            DataRef::Own(_) => Ok(DataFile::owned(self.open_own_data()?)),
+            DataRef::Own(own) => own.open(&self.dir),
             DataRef::Borrowed { path, identity } => meta::open_borrowed(path, identity)
                 .map(|file| DataFile::borrowed(file, *identity))
                 .map_err(|damage| self.broken(damage)),
@@ -131,10 +130,6 @@ impl Entry {
 
     fn broken(&self, damage: Damage) -> CacheError {
         self.dir.error("read", "", io::Error::other(damage))
-    }
-
-    fn open_own_data(&self) -> Result<File, CacheError> {
-        self.dir.file(DATA)?.ok_or_else(|| self.dir.error("open", DATA, io::ErrorKind::NotFound))
     }
 
     /// Notes that it, with the layers it needs, is being used now: what was used last is evicted last.
@@ -174,11 +169,8 @@ impl Entry {
     pub(super) fn verify(&self) -> Result<(), Fault> {
         self.index.verify().map_err(|e| Damage::Index(e.to_string()))?;
         for data in &self.meta.data {
-            if let DataRef::Own(wanted) = data {
-                let found = checksum(&self.open_own_data()?).map_err(|e| self.dir.error("read", DATA, e))?;
-                if found != *wanted {
-                    return Err(Damage::DataChecksum.into());
-                }
+            if let DataRef::Own(own) = data {
+                own.verify(&self.dir)?;
             }
         }
         Ok(())
@@ -195,24 +187,6 @@ fn open_index(dir: &Dir, key: Key) -> Result<Index<Mmap>, Fault> {
         OpenError::Io(e) => Fault::Error(dir.error("map", INDEX, e)),
         damage => Fault::Damage(Damage::Index(damage.to_string())),
     })
-}
-
-/// Reads a file from its beginning.
-fn checksum(mut file: &File) -> io::Result<Part> {
-    let mut buffer = vec![0; 1 << 18];
-    let mut hash = crc32fast::Hasher::new();
-    let mut size = 0;
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(Part { size, crc32: hash.finalize() }),
-            Ok(n) => {
-                hash.update(buffer.get(..n).unwrap_or_default());
-                size += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
 }
 
 impl fmt::Debug for Entry {

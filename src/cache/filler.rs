@@ -1,7 +1,7 @@
 //! An entry that is being made.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,11 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use memmap2::Mmap;
 
 use super::bucket::{Bucket, KeyLock};
+use super::data::{DataWriter, Written};
 use super::dir::Dir;
 use super::meta::{self, About, COMPLETE, DATA, DataRef, INDEX, META, Meta, Part};
 use super::{CacheError, Content, Entry, Key};
 use crate::held::{Held, LetGo};
-use crate::index::{FileIdentity, Index};
+use crate::index::{Apart, DataFile, FileIdentity, Index};
 
 /// The name that a file without one has at first.
 const SCRATCH: &str = "scratch";
@@ -28,6 +29,8 @@ pub struct Filler {
     /// Holds the use lock, from the making of the directory to the last use of the entry.
     dir: Arc<Dir>,
     lock: Arc<KeyLock>,
+    /// What is set apart of its data: what reads it while it is being written has the same list as what writes it.
+    apart: Apart,
     /// The directory, until it is an entry's.
     held: Held,
 }
@@ -53,7 +56,9 @@ struct Finished {
     index: Index<Mmap>,
     meta: Meta,
     layers: Vec<Entry>,
-    /// Every file but `.complete`, by its name.
+    /// What was written of its own.
+    data: Vec<DataFile>,
+    /// The other files, but for `.complete`, by their names.
     files: Vec<(&'static str, File)>,
     /// The size and checksum of the metadata.
     seal: Part,
@@ -71,7 +76,8 @@ impl Filler {
             dir.lock_shared()?;
             Ok(dir)
         });
-        made.map(|(dir, held)| Filler { bucket: Arc::clone(bucket), content, key, dir, lock, held })
+        let (bucket, apart) = (Arc::clone(bucket), Apart::default());
+        made.map(|(dir, held)| Filler { bucket, content, key, dir, lock, apart, held })
     }
 
     /// The name that the entry will have.
@@ -81,13 +87,12 @@ impl Filler {
 
     /// Makes the data file. To be called once.
     pub fn create_data(&self) -> Result<DataWriter, CacheError> {
-        let file = self.dir.make_file(DATA)?;
-        Ok(DataWriter { file, path: self.dir.path().join(DATA), size: 0, hash: crc32fast::Hasher::new() })
+        DataWriter::new(&self.dir, &self.apart)
     }
 
     /// Opens the data file for reading what has been written of it.
-    pub fn open_data(&self) -> Result<File, CacheError> {
-        self.open(DATA)
+    pub fn open_data(&self) -> Result<DataFile, CacheError> {
+        Ok(DataFile::parted(self.dir.existing_file(DATA)?, self.apart.clone()))
     }
 
     /// Makes a file for what is needed only until the entry is there. It has no name, and goes when it is closed.
@@ -112,7 +117,10 @@ impl Filler {
     ///
     /// `data` has the data of each layer, in the order of [`LayerNo`](crate::index::LayerNo).
     pub fn publish(self, about: About, data: Vec<Data>) -> Result<Entry, CacheError> {
-        let Finished { index, meta, layers, files, seal } = self.finish(about, data)?;
+        let Finished { index, meta, layers, data, files, seal } = self.finish(about, data)?;
+        for data in data {
+            data.sync_all().map_err(|e| self.dir.error("write", DATA, e))?;
+        }
         for (name, file) in files {
             self.sync(name, &file)?;
         }
@@ -156,18 +164,18 @@ impl Filler {
 
     /// Writes the metadata.
     fn finish(&self, about: About, data: Vec<Data>) -> Result<Finished, CacheError> {
-        let index = self.open(INDEX)?;
+        let index = self.dir.existing_file(INDEX)?;
         // What does not open now would be found damaged, and made again, at every mount.
         let opened = Index::open(&index, self.key.as_bytes());
         let opened = opened.map_err(|e| self.dir.error("publish", INDEX, io::Error::other(e)))?;
         let mut files = vec![(INDEX, index)];
-        let mut layers = Vec::new();
+        let (mut layers, mut written) = (Vec::new(), Vec::new());
         let mut refs = Vec::new();
         for data in data {
             refs.push(match data {
-                Data::Own(Written { file, part }) => {
-                    files.push((DATA, file));
-                    DataRef::Own(part)
+                Data::Own(Written { data, own }) => {
+                    written.push(data);
+                    DataRef::Own(own)
                 }
                 Data::Borrowed { path, identity } => DataRef::Borrowed { path, identity },
                 Data::Layer(layer) => {
@@ -181,11 +189,7 @@ impl Filler {
         let meta = Meta { content: self.content.clone(), about, created, data: refs };
         let (file, seal) = meta::write(&self.dir, &meta)?;
         files.push((META, file));
-        Ok(Finished { index: opened, meta, layers, files, seal })
-    }
-
-    fn open(&self, name: &str) -> Result<File, CacheError> {
-        self.dir.file(name)?.ok_or_else(|| self.dir.error("open", name, io::ErrorKind::NotFound))
+        Ok(Finished { index: opened, meta, layers, data: written, files, seal })
     }
 
     fn sync(&self, name: &str, file: &File) -> Result<(), CacheError> {
@@ -201,69 +205,4 @@ fn removal(bucket: &Arc<Bucket>, parent: fn(&Bucket) -> &Dir, lock: &Arc<KeyLock
             tracing::warn!("{e}; the next run removes it");
         }
     }))
-}
-
-/// Writes a data file, and computes its checksum on the way.
-///
-/// Its errors carry a [`CacheError`], which [`CacheError::within`] takes out again.
-#[derive(Debug)]
-pub struct DataWriter {
-    file: File,
-    path: PathBuf,
-    size: u64,
-    hash: crc32fast::Hasher,
-}
-
-/// A data file that is complete.
-#[derive(Debug)]
-pub struct Written {
-    file: File,
-    part: Part,
-}
-
-impl DataWriter {
-    /// How many bytes have been written.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Takes back everything after the first `size` bytes, of which there must be as many.
-    pub fn rewind(&mut self, size: u64) -> Result<(), CacheError> {
-        let error = |e| CacheError::io("write", &self.path, e);
-        self.file.set_len(size).map_err(error)?;
-        self.file.seek(io::SeekFrom::Start(0)).map_err(error)?;
-        let (mut hash, mut buffer, mut left) = (crc32fast::Hasher::new(), vec![0; 1 << 18], size);
-        while left > 0 {
-            let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let piece = buffer.get_mut(..room).unwrap_or_default();
-            self.file.read_exact(piece).map_err(error)?;
-            hash.update(piece);
-            left -= room as u64;
-        }
-        (self.size, self.hash) = (size, hash);
-        Ok(())
-    }
-
-    /// Ends the file here.
-    pub fn finish(self) -> Written {
-        Written { file: self.file, part: Part { size: self.size, crc32: self.hash.finalize() } }
-    }
-}
-
-impl Write for DataWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.file.write(bytes) {
-            Ok(n) => {
-                self.hash.update(bytes.get(..n).unwrap_or_default());
-                self.size += n as u64;
-                Ok(n)
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
-            Err(e) => Err(io::Error::new(e.kind(), CacheError::io("write", &self.path, e))),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

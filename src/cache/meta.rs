@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
+use super::data::OwnData;
 use super::dir::{Dir, is_private};
 use super::{CacheError, Content, Key};
 use crate::index::FileIdentity;
@@ -59,8 +60,8 @@ pub struct Part {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "in", rename_all = "kebab-case")]
 pub enum DataRef {
-    /// In the entry's own data file.
-    Own(Part),
+    /// In the entry itself.
+    Own(OwnData),
     /// In an archive of the user's, which is served in place.
     Borrowed {
         /// Its absolute path.
@@ -69,7 +70,7 @@ pub enum DataRef {
         /// What it was when it was indexed.
         identity: FileIdentity,
     },
-    /// In the own data file of another entry, which several images share.
+    /// In the own data of another entry, which several images share.
     Layer {
         /// That entry.
         key: Key,
@@ -107,11 +108,11 @@ pub enum Damage {
     /// Its index is missing, or does not open, or does not have the bytes that were written.
     #[error("its index is not usable: {0}")]
     Index(String),
-    /// Its data file is missing, or has not the length that it should have.
-    #[error("its data file is not {0} bytes long")]
+    /// A data file of it is missing, or has not the length that it should have.
+    #[error("a data file of it is not {0} bytes long")]
     DataSize(u64),
-    /// Its data file has other bytes than were written.
-    #[error("the checksum of its data file is wrong")]
+    /// Its data has other bytes than were written.
+    #[error("the checksum of its data is wrong")]
     DataChecksum,
     /// The archive that it was made from was changed or is gone.
     #[error("the archive {0:?} was changed or is gone")]
@@ -180,13 +181,7 @@ pub(super) fn read(bucket: &Bucket, dir: &Dir, key: Key) -> Result<Meta, Fault> 
     }
     for data in &meta.data {
         match data {
-            DataRef::Own(part) => {
-                let is_whole = |stat: &Stat| {
-                    FileType::from_raw_mode(stat.st_mode).is_file()
-                        && u64::try_from(stat.st_size) == Ok(part.size)
-                };
-                dir.stat_at(DATA)?.filter(is_whole).ok_or(Damage::DataSize(part.size))?;
-            }
+            DataRef::Own(own) => own.check(dir)?,
             DataRef::Borrowed { path, identity } => {
                 open_borrowed(path, identity)?;
             }
@@ -199,10 +194,10 @@ pub(super) fn read(bucket: &Bucket, dir: &Dir, key: Key) -> Result<Meta, Fault> 
     Ok(meta)
 }
 
-/// Whether nobody else could have changed an entry: neither its directory nor its files.
+/// Whether nobody else could have changed an entry: neither its directory nor what tells about its data.
 fn check_private(dir: &Dir) -> Result<(), Fault> {
     let mut stats = vec![dir.stat()?];
-    for name in [INDEX, DATA, META, COMPLETE] {
+    for name in [INDEX, META, COMPLETE] {
         stats.extend(dir.stat_at(name)?);
     }
     if stats.iter().all(is_private) { Ok(()) } else { Err(Damage::Exposed.into()) }

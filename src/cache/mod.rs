@@ -8,6 +8,7 @@
 //! Of the crate, this room uses [`index`](crate::index) and the words of [`image`](crate::image), nothing else.
 
 mod bucket;
+mod data;
 mod dir;
 mod entry;
 mod error;
@@ -25,11 +26,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket::{Bucket, KeyLock};
+pub use data::{DataWriter, OwnData, Written};
 use dir::Dir;
 pub use entry::Entry;
 use entry::MAX_NOTE;
 pub use error::CacheError;
-pub use filler::{Data, DataWriter, Filler, Written};
+pub use filler::{Data, Filler};
 pub use key::{Content, Key, Kind, NotAKey, Obtained, tar_identity};
 pub use maintenance::{EntryInfo, Pruned, Removal, State, Verified};
 use meta::Fault;

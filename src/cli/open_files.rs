@@ -2,8 +2,9 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// As many as `diff` takes for two images of as many layers as there can be: a lock and a data file for each. No more, because
-/// what this program starts inherits the limit, and some programs close every number below it when they begin.
+/// As many as `diff` takes for two images of as many layers as there can be: a lock and a data file for each. (Few layers have
+/// large files, which take one each besides.) No more, because what this program starts inherits the limit, and some programs
+/// close every number below it when they begin.
 const ENOUGH: u64 = 4 << 16;
 
 /// Raises the soft limit as far as it is of use. It is usually 1,024, for the sake of programs that use select(2).

@@ -37,8 +37,8 @@ pub(super) fn open(
 pub(super) fn details(entry: &Entry) -> Details {
     let mut details = Details::of(entry);
     for (layer, entry) in details.layers.iter_mut().zip(entry.layers()) {
-        if let [DataRef::Own(tar)] = entry.meta().data[..] {
-            layer.size = tar.size;
+        if let [DataRef::Own(tar)] = &entry.meta().data[..] {
+            layer.size = tar.whole.size;
         }
     }
     details

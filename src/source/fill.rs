@@ -9,7 +9,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufRead;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -19,7 +18,7 @@ use std::time::Duration;
 use super::place::Place;
 use super::watched::Watched;
 use super::{Context, Details, SourceError};
-use crate::cache::{About, Cache, Claim, Content, Data, DataWriter, Entry, Filler};
+use crate::cache::{About, Cache, CacheError, Claim, Content, Data, DataWriter, Entry, Filler};
 use crate::index::scan::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
 use crate::index::{DataFile, FileIdentity, Filesystem, Grower, GrowingTree, Order, Wishes, write_index};
 use crate::progress::{Phase, Progress};
@@ -190,6 +189,12 @@ pub(super) fn open_dormant(
     Ok(Opened::Filling(filesystem, Box::new(fill)))
 }
 
+/// Puts the content that a scanner is just before into a file of its own, if it is large.
+pub(super) fn set_apart<R: BufRead>(scanner: &mut Scanner<Tee<R, DataWriter>>) -> Result<(), CacheError> {
+    let content = scanner.position()..scanner.content_end();
+    scanner.input_mut().writer_mut().set_apart(content)
+}
+
 /// Says where to put the bytes of what is wished for.
 fn spool(plan: &Plan, filler: &Filler, grower: &Grower) {
     if plan.wishes.is_some() {
@@ -204,7 +209,7 @@ impl Bytes {
     /// What is read of them while they are being written.
     fn readable(&self, filler: &Filler) -> Result<DataFile, SourceError> {
         match self {
-            Bytes::Own(_) => Ok(DataFile::owned(filler.open_data()?)),
+            Bytes::Own(_) => Ok(filler.open_data()?),
             Bytes::Borrowed(file, path, identity) => {
                 let file = file.try_clone().map_err(|e| SourceError::read(path, e))?;
                 Ok(DataFile::borrowed(file, *identity))
@@ -362,7 +367,7 @@ impl Job {
     ) -> Result<Entry, SourceError> {
         let mut scanner = Scanner::new(Tee::new(self.watch(stream()?), writer), end_mark);
         let mut pauses = pauses.iter();
-        while let Err(stopped) = self.grow(&mut scanner) {
+        while let Err(stopped) = self.grow(&mut scanner, |scanner| Ok(set_apart(scanner)?)) {
             let mut latest = match stopped {
                 Stopped::Stream(error) => self.scan_error(error),
                 Stopped::For(error) => return Err(error),
@@ -393,7 +398,8 @@ impl Job {
     ) -> Result<Entry, SourceError> {
         self.progress.expect_bytes(identity.size);
         let input = self.watch(FileInput::new(file, identity.size));
-        self.grow(&mut Scanner::new(input, EndMark::Optional)).map_err(|stopped| match stopped {
+        let mut scanner = Scanner::new(input, EndMark::Optional);
+        self.grow(&mut scanner, |_| Ok(())).map_err(|stopped| match stopped {
             Stopped::Stream(error) => self.scan_error(error),
             Stopped::For(error) => error,
         })?;
@@ -407,7 +413,12 @@ impl Job {
         Watched::filling(inner, &self.progress, &self.grower)
     }
 
-    fn grow<R: TarInput>(&self, scanner: &mut Scanner<R>) -> Result<(), Stopped> {
+    /// Puts what the scanner reads into the tree; `header` is called when it is just before the content of an entry.
+    fn grow<R: TarInput>(
+        &self,
+        scanner: &mut Scanner<R>,
+        header: impl Fn(&mut Scanner<R>) -> Result<(), SourceError>,
+    ) -> Result<(), Stopped> {
         let grown = |result: Result<(), crate::index::GrowError>| {
             result.map_err(|e| Stopped::For(SourceError::content(&self.source, e)))
         };
@@ -419,6 +430,7 @@ impl Job {
             match entry {
                 None => return grown(self.grower.finish()),
                 Some(entry) => {
+                    header(scanner).map_err(Stopped::For)?;
                     self.progress.add_entries(1);
                     let mut place = self.place.get();
                     let put = place.put(entry);
@@ -475,7 +487,8 @@ impl Job {
         let tee = scanner.input_mut();
         tee.writer_mut().rewind(done)?;
         tee.replace(self.watch(stream));
-        Ok(())
+        // What is just behind may be a large content, of which nothing is left.
+        Ok(set_apart(scanner)?)
     }
 
     /// Reads the first `done` bytes of a stream, which have to be those that the data file has already.

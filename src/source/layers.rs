@@ -9,9 +9,11 @@ use super::error::ContentProblem;
 use super::fill::{self, Opened};
 use super::watched::Watched;
 use super::{Context, Details, LayerDetails, SourceError, tarball};
-use crate::cache::{About, Claim, Content, Data, Entry, Filler, Key, Kind, Obtained, tar_identity};
+use crate::cache::{
+    About, Claim, Content, Data, DataWriter, Entry, Filler, Key, Kind, Obtained, tar_identity,
+};
 use crate::image::Digest;
-use crate::index::scan::{EndMark, ScanError, Scanner, TarInput, Tee};
+use crate::index::scan::{EndMark, ScanError, Scanner, Tee};
 use crate::index::{FileIdentity, GrowingTree, Merge, write_index};
 use crate::oci::{self, Images, Layer, OciImage, OpenOptions, Reference, Transport};
 use crate::progress::{Phase, Progress};
@@ -178,9 +180,13 @@ fn open_layer(
     publish(filler, &tree, source, None, vec![data])
 }
 
-fn grow<R: TarInput>(scanner: &mut Scanner<R>, progress: &Progress) -> Result<GrowingTree, ContentProblem> {
+fn grow<R: BufRead>(
+    scanner: &mut Scanner<Tee<R, DataWriter>>,
+    progress: &Progress,
+) -> Result<GrowingTree, ContentProblem> {
     let mut tree = GrowingTree::of_layer();
     while let Some(entry) = scanner.next_entry()? {
+        fill::set_apart(scanner).map_err(|e| ScanError::Io(io::Error::other(e)))?;
         tree.insert(entry)?;
         progress.add_entries(1);
     }

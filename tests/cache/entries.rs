@@ -51,12 +51,13 @@ fn a_growing_data_file_can_be_read() {
     let place = Place::new();
     let filler = claim_filler(&place.cache(), content("a"));
     let mut data = filler.create_data().unwrap();
-    let mut grown = filler.open_data().unwrap();
+    let grown = filler.open_data().unwrap();
     for piece in ["first ", "second"] {
+        let at = data.size();
         data.write_all(piece.as_bytes()).unwrap();
-        let mut seen = String::new();
-        std::io::Read::read_to_string(&mut grown, &mut seen).unwrap();
-        assert_eq!(seen, piece);
+        let mut seen = vec![0; piece.len()];
+        grown.read_exact_at(&mut seen, at).unwrap();
+        assert_eq!(seen, piece.as_bytes());
     }
     assert_eq!(data.size(), 12);
 }
@@ -286,4 +287,108 @@ fn an_entry_is_found_by_what_was_noted_of_it_as_long_as_it_is_there() {
     put(&cache, "b");
     assert_eq!(found(1000), None, "a note goes with its entry");
     place.assert_nothing_left();
+}
+
+/// So long that it gets a file of its own.
+const LARGE: usize = 64 << 20;
+
+/// Data with a large content between two small ones, in pieces as a stream brings them, and where that content is.
+fn large_data(salt: u8) -> (Vec<u8>, std::ops::Range<u64>) {
+    let mut bytes: Vec<u8> = (0..LARGE + 3000).map(|i| (i / 7 % 251) as u8 ^ salt).collect();
+    bytes[1000] = 1;
+    (bytes, 1000..1000 + LARGE as u64)
+}
+
+/// Writes it as a stream would, of which the first piece ends `ahead` bytes after the header.
+fn write_large(data: &mut imagefs::cache::DataWriter, salt: u8, ahead: usize) {
+    let (bytes, content) = large_data(salt);
+    let (first, rest) = bytes.split_at(content.start as usize + ahead);
+    data.write_all(first).unwrap();
+    data.set_apart(content).unwrap();
+    for piece in rest.chunks(1 << 20) {
+        data.write_all(piece).unwrap();
+    }
+}
+
+fn publish_large(cache: &Cache, name: &str) -> Key {
+    let filler = claim_filler(cache, content(name));
+    let mut data = filler.create_data().unwrap();
+    write_large(&mut data, 0, 300);
+    write_tree(&filler, name);
+    filler.publish(about(name), vec![Data::Own(data.finish())]).unwrap().key()
+}
+
+fn all(data: &imagefs::index::DataFile) -> Vec<u8> {
+    let mut bytes = vec![0; LARGE + 3000];
+    data.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+#[test]
+fn a_large_content_has_a_file_of_its_own() {
+    let place = Place::new();
+    let cache = place.cache();
+    let key = publish_large(&cache, "a");
+    let (bytes, content) = large_data(0);
+    let own = fs::read(place.entry(key).join("data-1")).unwrap();
+    assert!(own == bytes[1000..1000 + LARGE], "it begins with its first byte");
+    assert_eq!(fs::metadata(place.entry(key).join("data")).unwrap().len(), 3000, "nothing is stored twice");
+    let entry = cache.lookup(key).unwrap().unwrap();
+    let data = entry.open_data().unwrap().remove(0);
+    assert!(all(&data) == bytes);
+    assert!(data.file_of(content.start, LARGE as u64).is_some());
+    assert!(cache.ls().unwrap()[0].size_on_disk >= LARGE as u64);
+    drop((entry, data));
+    assert_eq!(cache.verify(&[key]).unwrap()[0].damage, None);
+    cache.rm(&[key]).unwrap();
+    assert_eq!(names(&place.part("entries")), [""; 0]);
+}
+
+#[test]
+fn a_large_content_that_breaks_off_is_written_anew() {
+    let place = Place::new();
+    let filler = claim_filler(&place.cache(), content("a"));
+    let mut data = filler.create_data().unwrap();
+    let reader = filler.open_data().unwrap();
+    write_large(&mut data, 1, 300);
+    // The same stream again, from the content's first byte.
+    data.rewind(1000).unwrap();
+    let (bytes, content) = large_data(1);
+    data.set_apart(content).unwrap();
+    data.write_all(&bytes[1000..]).unwrap();
+    assert!(all(&reader) == bytes);
+    // Another one, from the front: what was read by then may have been seen.
+    data.rewind(0).unwrap();
+    write_large(&mut data, 2, 0);
+    assert!(all(&reader) == large_data(2).0);
+    assert_eq!(names(&place.part("staging").join(filler.key().to_string())), ["data", "data-1"]);
+    write_tree(&filler, "a");
+    let entry = filler.publish(about("a"), vec![Data::Own(data.finish())]).unwrap();
+    assert_eq!(place.cache().verify(&[entry.key()]).unwrap()[0].damage, None);
+}
+
+#[test]
+fn what_is_missing_or_short_of_a_large_content_is_damage() {
+    let place = Place::new();
+    let cache = place.cache();
+    let spoil: [fn(&std::path::Path); 4] = [
+        |file| fs::remove_file(file).unwrap(),
+        |file| File::options().write(true).open(file).unwrap().set_len(LARGE as u64 - 1).unwrap(),
+        |file| {
+            fs::rename(file, file.with_file_name("elsewhere")).unwrap();
+            std::os::unix::fs::symlink("elsewhere", file).unwrap();
+        },
+        |file| fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap(),
+    ];
+    for (n, spoil) in spoil.iter().enumerate() {
+        let key = publish_large(&cache, "a");
+        spoil(&place.entry(key).join("data-1"));
+        assert!(matches!(cache.ls().unwrap()[0].state, State::Damaged(_)), "{n}");
+        assert!(cache.lookup(key).unwrap().is_none(), "{n}");
+        assert_eq!(cache.ls().unwrap(), [], "{n}");
+    }
+    let key = publish_large(&cache, "a");
+    let file = File::options().write(true).open(place.entry(key).join("data-1")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"!", 12_345).unwrap();
+    assert!(cache.verify(&[key]).unwrap()[0].damage.is_some());
 }
