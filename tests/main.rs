@@ -12,6 +12,7 @@ mod fixtures;
 mod gateway;
 mod images;
 mod index;
+mod large;
 mod laws;
 mod layers;
 mod lazy;

@@ -22,10 +22,12 @@ use fuser::{
 
 mod convert;
 mod handles;
+mod passthrough;
 mod pending;
 
 use self::convert::{attr, kind, negative, ttl};
 use self::handles::{Handles, Opening};
+use self::passthrough::Passthrough;
 use super::foresight::Foresight;
 use super::node::Node;
 use super::polling::Polling;
@@ -59,6 +61,8 @@ pub(super) struct Adapter {
     foresight: Arc<Foresight>,
     /// Told of each answer by the thread that gave it and now goes to read; none where polling never pays.
     polling: Option<Polling>,
+    /// None where the kernel asks for all bytes.
+    passthrough: Option<Arc<Passthrough>>,
     /// Whether the kernel takes ENOSYS to open(2) for "no file ever needs opening".
     no_open: bool,
     /// The same for directories.
@@ -73,7 +77,16 @@ impl Adapter {
         polling: Option<Polling>,
     ) -> Adapter {
         let handles = Handles::default();
-        Adapter { view, waiting, handles, foresight, polling, no_open: false, no_opendir: false }
+        Adapter {
+            view,
+            waiting,
+            handles,
+            foresight,
+            polling,
+            passthrough: None,
+            no_open: false,
+            no_opendir: false,
+        }
     }
 }
 
@@ -120,6 +133,7 @@ impl Filesystem for Adapter {
                 tracing::debug!("the kernel lacks {capability:?}");
             }
         }
+        self.passthrough = Passthrough::agree(&self.view, config).map(Arc::new);
         // Each setter answers a value out of range with the nearest one that is not.
         if let Err(nearest) = config.set_max_readahead(MAX_REQUEST) {
             let _ = config.set_max_readahead(nearest);
@@ -169,9 +183,20 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn open(&self, _req: &Request, _ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             reply.error(Errno::EROFS);
+        } else if let Some(passthrough) = self.passthrough.as_ref().filter(|p| p.is_allowed(&reply)) {
+            let passthrough = Arc::clone(passthrough);
+            self.answer(
+                ino,
+                reply,
+                move |view, reply: &mut ReplyOpen| passthrough.open(view, node(ino), reply),
+                |reply, opened| match opened {
+                    Some(backing) => reply.opened_passthrough(FileHandle(0), FopenFlags::empty(), &backing),
+                    None => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+                },
+            );
         } else if self.no_open {
             reply.error(Errno::ENOSYS);
         } else {
@@ -210,6 +235,22 @@ impl Filesystem for Adapter {
             },
             |reply: ReplyData, n| BUFFER.with_borrow(|buffer| reply.data(&buffer[..n])),
         );
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Some(passthrough) = &self.passthrough {
+            passthrough.close(node(ino));
+        }
+        self.answer(ino, reply, |_, _| Ok(()), |reply: ReplyEmpty, ()| reply.ok());
     }
 
     fn lseek(

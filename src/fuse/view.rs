@@ -28,6 +28,7 @@ mod attributes;
 mod description;
 mod layers;
 mod listing;
+mod own_files;
 mod replace;
 mod table;
 

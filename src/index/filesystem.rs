@@ -1,10 +1,12 @@
 //! A tree together with the bytes of its files, finished or on its way.
 
+use std::fs::File;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use super::apart::Run;
 use super::data::{DataFile, ReadError};
 use super::filling::Filling;
 use super::{DirCookie, DirEntry, Ino, Listing, Order, Segment, Stat, Summary, Tree, TreeError};
@@ -218,6 +220,26 @@ impl Filesystem {
         }
     }
 
+    /// The file that holds the bytes of a regular file and no others, if there is one.
+    ///
+    /// `None` as long as the filesystem is not finished.
+    pub fn own_file(&self, ino: Ino) -> Result<Option<Arc<File>>, TreeError> {
+        match self.side() {
+            Side::Finished(finished) => finished.own_file(ino),
+            Side::Filling(_) => Ok(None),
+        }
+    }
+
+    /// The runs of its data files that stand in files of their own, and these.
+    ///
+    /// None as long as the filesystem is not finished.
+    pub fn apart(&self) -> Vec<(Run, Arc<File>)> {
+        match self.asleep() {
+            Side::Finished(finished) => finished.data.iter().flat_map(|data| data.apart().list()).collect(),
+            Side::Filling(_) => Vec::new(),
+        }
+    }
+
     /// The first byte at or after `offset` that is data, or that is a hole (the end of a file counts as one).
     ///
     /// `None` where lseek(2) says ENXIO: `offset` is past the end, or no data follows.
@@ -314,10 +336,23 @@ impl Finished {
 
     fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
         let ino = self.aliases.inward(ino)?;
-        let layer = self.tree.stat(ino)?.layer;
-        let data = self.data.get(usize::from(layer.0));
-        let data = data.ok_or(TreeError::Corrupt("an inode of an unknown layer"))?;
+        let data = self.data_of(&self.tree.stat(ino)?)?;
         read_segments(&*self.tree, ino, offset, buf, |at, buf| data.read_exact_at(buf, at))
+    }
+
+    fn own_file(&self, ino: Ino) -> Result<Option<Arc<File>>, TreeError> {
+        let ino = self.aliases.inward(ino)?;
+        let stat = self.tree.stat(ino)?;
+        match self.tree.segment(ino, 0)? {
+            // No less than the whole file: a sparse one begins with a run of it.
+            Segment::Data { at, len } if len == stat.size => Ok(self.data_of(&stat)?.file_of(at, len)),
+            _ => Ok(None),
+        }
+    }
+
+    fn data_of(&self, stat: &Stat) -> Result<&DataFile, TreeError> {
+        let data = self.data.get(usize::from(stat.layer.0));
+        data.ok_or(TreeError::Corrupt("an inode of an unknown layer"))
     }
 }
 

@@ -5,6 +5,7 @@ mod support;
 mod access;
 mod containment;
 mod life;
+mod passthrough;
 mod tree;
 
 #[test]

@@ -70,6 +70,11 @@ impl Fixture {
 }
 
 pub fn filesystem(tar: &Path) -> Arc<Filesystem> {
+    filesystem_of(tar, DataFile::owned(File::open(tar).unwrap()))
+}
+
+/// What is in `tar`, with the bytes from `data`.
+pub fn filesystem_of(tar: &Path, data: DataFile) -> Arc<Filesystem> {
     let file = File::open(tar).unwrap();
     let size = file.metadata().unwrap().len();
     let mut tree = GrowingTree::default();
@@ -78,8 +83,7 @@ pub fn filesystem(tar: &Path) -> Arc<Filesystem> {
         tree.insert(entry).unwrap();
     }
     tree.finish().unwrap();
-    drop(scanner);
-    Arc::new(Filesystem::new(Arc::new(tree), vec![DataFile::owned(file)]))
+    Arc::new(Filesystem::new(Arc::new(tree), vec![data]))
 }
 
 pub fn view(filesystem: Arc<Filesystem>, options: ViewOptions) -> View {

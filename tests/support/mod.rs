@@ -15,6 +15,7 @@ pub use daemon::Daemon;
 pub use manifest::Manifest;
 pub use sandbox::{Outcome, Sandbox, wait_until};
 
+use std::path::Path;
 use std::process::Command;
 
 /// Runs a command that has to succeed, and gives what it printed on stdout.
@@ -28,6 +29,16 @@ pub fn succeed(command: &mut Command) -> Vec<u8> {
         String::from_utf8_lossy(&output.stderr)
     );
     output.stdout
+}
+
+/// Whether the kernel can pass the files of a directory through: Linux 6.9, unless they lie on a stacked filesystem.
+pub fn kernel_passes_through(dir: &Path) -> bool {
+    const OVERLAYFS: u64 = 0x794c_7630;
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let is_new = (numbers.next(), numbers.next()) >= (Some(6), Some(9));
+    is_new && rustix::fs::statfs(dir).unwrap().f_type as u64 != OVERLAYFS
 }
 
 /// Undoes the `\ooo` of vis(3) and of /proc/self/mountinfo.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use fuser::{
     INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyXattr,
+    ReplyOpen, ReplyXattr,
 };
 use rustix::io::Errno;
 
@@ -38,6 +38,7 @@ refusable!(
     ReplyEmpty,
     ReplyEntry,
     ReplyLseek,
+    ReplyOpen,
     ReplyXattr
 );
 
