@@ -22,11 +22,11 @@
 #![deny(unsafe_code)]
 
 pub mod cache;
+pub mod cleanup;
 pub mod cli;
 pub mod docker;
 pub mod fuse;
 pub mod gateway;
-pub mod held;
 pub mod image;
 pub mod index;
 pub mod oci;

@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::CacheError;
 use super::dir::{Dir, is_private};
 use super::meta::{DATA, Damage, Fault, Part};
-use crate::index::{Apart, DataFile, ReadError, Run};
+use crate::index::{DataFile, ExternalRuns, ReadError, Run};
 
 /// How long a member's content is, in bytes, that gets a file of its own. The kernel can read such a file itself, which saves
 /// 0.2 s a GiB (`docs/performance.md`): with a shorter one nobody would notice.
 const LARGE: u64 = 64 << 20;
 
 /// How many members get a file of their own. Each is open for as long as the entry is in use.
-const MAX_APART: usize = 64;
+const MAX_EXTERNAL: usize = 64;
 
 /// The data of an entry, as its metadata has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,19 +28,19 @@ pub struct OwnData {
     #[serde(flatten)]
     pub whole: Part,
     /// What of it stands in files of its own, in this order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub apart: Vec<Run>,
+    #[serde(rename = "apart", default, skip_serializing_if = "Vec::is_empty")]
+    pub external: Vec<Run>,
 }
 
 /// The name of the file for the n-th run that is set apart, counted from 1.
-fn apart_name(number: usize) -> String {
+fn external_name(number: usize) -> String {
     format!("{DATA}-{number}")
 }
 
 /// How many bytes of data have been written in `dir`, as far as its files tell.
 pub(super) fn bytes_in(dir: &Dir) -> Result<u64, CacheError> {
     let mut total: u64 = 0;
-    for name in std::iter::once(DATA.to_owned()).chain((1..).map(apart_name)) {
+    for name in std::iter::once(DATA.to_owned()).chain((1..).map(external_name)) {
         let Some(stat) = dir.stat_at(name)? else { break };
         total = total.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
     }
@@ -51,8 +51,8 @@ impl OwnData {
     /// The names of its files, and how long each has to be; `None` if the one contradicts the other.
     fn files(&self) -> Option<Vec<(String, u64)>> {
         let mut files = vec![(DATA.to_owned(), self.whole.size)];
-        for (run, number) in self.apart.iter().zip(1..) {
-            files.push((apart_name(number), run.len));
+        for (run, number) in self.external.iter().zip(1..) {
+            files.push((external_name(number), run.len));
             let (_, rest) = files.first_mut()?;
             *rest = rest.checked_sub(run.len)?;
         }
@@ -75,14 +75,14 @@ impl OwnData {
 
     /// Opens it for reading.
     pub(super) fn open(&self, dir: &Dir) -> Result<DataFile, CacheError> {
-        let apart = Apart::default();
-        for (run, number) in self.apart.iter().zip(1..) {
-            let name = apart_name(number);
-            if !apart.add(*run, dir.existing_file(&name)?) {
+        let external = ExternalRuns::default();
+        for (run, number) in self.external.iter().zip(1..) {
+            let name = external_name(number);
+            if !external.add(*run, dir.existing_file(&name)?) {
                 return Err(dir.error("read", &name, io::Error::other(Damage::Metadata)));
             }
         }
-        Ok(DataFile::parted(dir.existing_file(DATA)?, apart))
+        Ok(DataFile::parted(dir.existing_file(DATA)?, external))
     }
 
     /// Reads all of it, and compares it with what was written.
@@ -129,8 +129,8 @@ pub struct Written {
 
 impl DataWriter {
     /// Makes the data file in `dir`. What is set apart is added to `apart`.
-    pub(super) fn new(dir: &Arc<Dir>, apart: &Apart) -> Result<DataWriter, CacheError> {
-        let data = DataFile::parted(dir.make_file(DATA)?, apart.clone());
+    pub(super) fn new(dir: &Arc<Dir>, external: &ExternalRuns) -> Result<DataWriter, CacheError> {
+        let data = DataFile::parted(dir.make_file(DATA)?, external.clone());
         Ok(DataWriter { dir: Arc::clone(dir), data, size: 0, hash: crc32fast::Hasher::new() })
     }
 
@@ -143,17 +143,17 @@ impl DataWriter {
     /// together with the header has been written and is moved; what has been written as a whole stays where it is.
     pub fn set_apart(&mut self, content: Range<u64>) -> Result<(), CacheError> {
         let run = Run { at: content.start, len: content.end.saturating_sub(content.start) };
-        let count = self.data.apart().list().len();
+        let count = self.data.external().list().len();
         let begun = self.size.checked_sub(run.at).filter(|begun| *begun < run.len);
         if let Some(begun) = begun
             && run.len >= LARGE
-            && count < MAX_APART
+            && count < MAX_EXTERNAL
         {
-            let file = self.dir.make_file(&apart_name(count + 1))?;
+            let file = self.dir.make_file(&external_name(count + 1))?;
             let mut moved = vec![0; usize::try_from(begun).unwrap_or(usize::MAX)];
             self.data.read_exact_at(&mut moved, run.at).map_err(|e| self.error(io::Error::other(e)))?;
             self.data.truncate(run.at).map_err(|e| self.error(e))?;
-            self.data.apart().add(run, file);
+            self.data.external().add(run, file);
             self.data.write_all_at(&moved, run.at).map_err(|e| self.error(e))?;
         }
         Ok(())
@@ -162,10 +162,10 @@ impl DataWriter {
     /// Takes back everything after the first `size` bytes, of which there must be as many. That must not be within a
     /// content that was [set apart](DataWriter::set_apart); one that begins there is so no more.
     pub fn rewind(&mut self, size: u64) -> Result<(), CacheError> {
-        let before = self.data.apart().list().len();
+        let before = self.data.external().list().len();
         self.data.truncate(size).map_err(|e| self.error(e))?;
-        for number in self.data.apart().list().len()..before {
-            self.dir.remove_file(apart_name(number + 1))?;
+        for number in self.data.external().list().len()..before {
+            self.dir.remove_file(external_name(number + 1))?;
         }
         self.hash = checksum(&self.data, size).map_err(|e| self.error(io::Error::other(e)))?;
         self.size = size;
@@ -174,9 +174,9 @@ impl DataWriter {
 
     /// Ends the data here.
     pub fn finish(self) -> Written {
-        let apart = self.data.apart().list().into_iter().map(|(run, _)| run).collect();
+        let external = self.data.external().list().into_iter().map(|(run, _)| run).collect();
         let whole = Part { size: self.size, crc32: self.hash.finalize() };
-        Written { data: self.data, own: OwnData { whole, apart } }
+        Written { data: self.data, own: OwnData { whole, external } }
     }
 
     fn error(&self, source: io::Error) -> CacheError {

@@ -12,7 +12,7 @@ use super::bucket::Bucket;
 use super::dir::Dir;
 use super::meta::{self, COMPLETE, Damage, DataRef, Fault, INDEX, Meta, NOTE};
 use super::{CacheError, Key};
-use crate::held::Held;
+use crate::cleanup::CleanupGuard;
 use crate::index::{DataFile, Filesystem, Index, OpenError, Tree};
 
 /// How many notes an entry has at most: beyond that, all of them go before another one comes.
@@ -31,7 +31,7 @@ pub struct Entry {
     /// The entries whose data files this one uses, each held likewise.
     layers: Vec<Entry>,
     /// Its directory, if that is to go when this is dropped.
-    _temporary: Option<Held>,
+    _temporary: Option<CleanupGuard>,
 }
 
 impl Entry {
@@ -71,7 +71,7 @@ impl Entry {
     }
 
     /// Lets it go when it is dropped.
-    pub(super) fn temporary(self, held: Held) -> Entry {
+    pub(super) fn temporary(self, held: CleanupGuard) -> Entry {
         Entry { _temporary: Some(held), ..self }
     }
 

@@ -13,14 +13,14 @@ use super::data::{DataWriter, Written};
 use super::dir::Dir;
 use super::meta::{self, About, COMPLETE, DATA, DataRef, INDEX, META, Meta, Part};
 use super::{CacheError, Content, Entry, Key};
-use crate::held::{Held, LetGo};
-use crate::index::{Apart, DataFile, FileIdentity, Index};
+use crate::cleanup::{Cleanup, CleanupGuard};
+use crate::index::{DataFile, ExternalRuns, FileIdentity, Index};
 
 /// The name that a file without one has at first.
 const SCRATCH: &str = "scratch";
 
 /// An entry that is being made, by this process alone. Dropped before it is published, it leaves nothing; neither does it when
-/// the process ends by [`held::exit`](crate::held::exit).
+/// the process ends by [`cleanup::exit`](crate::cleanup::exit).
 #[derive(Debug)]
 pub struct Filler {
     bucket: Arc<Bucket>,
@@ -30,9 +30,9 @@ pub struct Filler {
     dir: Arc<Dir>,
     lock: Arc<KeyLock>,
     /// What is set apart of its data: what reads it while it is being written has the same list as what writes it.
-    apart: Apart,
+    external: ExternalRuns,
     /// The directory, until it is an entry's.
-    held: Held,
+    held: CleanupGuard,
 }
 
 /// The data of one layer of a filesystem that is about to be published.
@@ -70,14 +70,14 @@ impl Filler {
         let key = content.key();
         bucket.remove_dead(&lock)?;
         let lock = Arc::new(lock);
-        let made = Held::make(|let_go| {
+        let made = CleanupGuard::make(|let_go| {
             let dir = Arc::new(bucket.staging.make_dir(key.to_string())?);
             *let_go = removal(bucket, |bucket| &bucket.staging, &lock, &dir);
             dir.lock_shared()?;
             Ok(dir)
         });
-        let (bucket, apart) = (Arc::clone(bucket), Apart::default());
-        made.map(|(dir, held)| Filler { bucket, content, key, dir, lock, apart, held })
+        let (bucket, external) = (Arc::clone(bucket), ExternalRuns::default());
+        made.map(|(dir, held)| Filler { bucket, content, key, dir, lock, external, held })
     }
 
     /// The name that the entry will have.
@@ -87,12 +87,12 @@ impl Filler {
 
     /// Makes the data file. To be called once.
     pub fn create_data(&self) -> Result<DataWriter, CacheError> {
-        DataWriter::new(&self.dir, &self.apart)
+        DataWriter::new(&self.dir, &self.external)
     }
 
     /// Opens the data file for reading what has been written of it.
     pub fn open_data(&self) -> Result<DataFile, CacheError> {
-        Ok(DataFile::parted(self.dir.existing_file(DATA)?, self.apart.clone()))
+        Ok(DataFile::parted(self.dir.existing_file(DATA)?, self.external.clone()))
     }
 
     /// Makes a file for what is needed only until the entry is there. It has no name, and goes when it is closed.
@@ -140,7 +140,7 @@ impl Filler {
     }
 
     /// Makes it an entry that nobody else finds, and that is removed when it is dropped, or by
-    /// [`held::exit`](crate::held::exit).
+    /// [`cleanup::exit`](crate::cleanup::exit).
     ///
     /// If its owner is killed, the next process that opens the cache removes it.
     pub fn publish_temporary(self, about: About, data: Vec<Data>) -> Result<Entry, CacheError> {
@@ -198,7 +198,12 @@ impl Filler {
 }
 
 /// How `dir` is let go of while it is what a directory of the bucket has for the lock's key.
-fn removal(bucket: &Arc<Bucket>, parent: fn(&Bucket) -> &Dir, lock: &Arc<KeyLock>, dir: &Arc<Dir>) -> LetGo {
+fn removal(
+    bucket: &Arc<Bucket>,
+    parent: fn(&Bucket) -> &Dir,
+    lock: &Arc<KeyLock>,
+    dir: &Arc<Dir>,
+) -> Cleanup {
     let (bucket, lock, dir) = (Arc::clone(bucket), Arc::clone(lock), Arc::clone(dir));
     Some(Box::new(move || {
         if let Err(e) = bucket.remove(parent(&bucket), &lock, Some(&dir)) {

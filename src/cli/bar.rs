@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::companion::{Ended, during};
 use super::error::CommandError;
 use super::printer::Printer;
+use super::scoped_task::{Ended, during};
 use crate::progress::{Phase, Progress};
 
 /// How often the bar is drawn anew.

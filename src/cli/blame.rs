@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::complete::CompleteSources;
 use super::error::{CommandError, Kind};
 use super::history::shortened;
 use super::printer::name;
-use super::whole::Whole;
 use super::{Context, SourceArgs};
-use crate::source::{Deed, LayerDetails};
+use crate::source::{LayerChange, LayerDetails};
 
 /// Show which layers of an image added, changed, replaced or removed a path
 ///
@@ -33,7 +33,8 @@ pub struct BlameArgs {
 #[derive(Serialize)]
 struct Row<'a> {
     layer: usize,
-    deed: Deed,
+    #[serde(rename = "deed")]
+    change: LayerChange,
     #[serde(flatten)]
     details: &'a LayerDetails,
 }
@@ -41,12 +42,12 @@ struct Row<'a> {
 impl BlameArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
-        let source = Whole::begin(context)?.open(&self.source, &self.source_args, true)?;
+        let source = CompleteSources::begin(context)?.open(&self.source, &self.source_args, true)?;
         let layers = &source.details.layers;
         let rows: Vec<Row> = source
             .blame(self.path.as_bytes())?
             .into_iter()
-            .filter_map(|(layer, deed)| Some(Row { layer, deed, details: layers.get(layer)? }))
+            .filter_map(|(layer, change)| Some(Row { layer, change, details: layers.get(layer)? }))
             .collect();
         if rows.is_empty() {
             let message = format!("no layer of {} has ever had {}", name(&self.source), name(&self.path));
@@ -59,14 +60,14 @@ impl BlameArgs {
         let rows: Vec<_> = rows
             .iter()
             .map(|row| {
-                let deed = match row.deed {
-                    Deed::Added => "added",
-                    Deed::Changed => "changed",
-                    Deed::Replaced => "replaced",
-                    Deed::Removed => "removed",
+                let change = match row.change {
+                    LayerChange::Added => "added",
+                    LayerChange::Changed => "changed",
+                    LayerChange::Replaced => "replaced",
+                    LayerChange::Removed => "removed",
                 };
                 let made_by = shortened(row.details.created_by.as_deref());
-                [row.layer.to_string(), row.details.diff_id.short(), deed.to_owned(), made_by]
+                [row.layer.to_string(), row.details.diff_id.short(), change.to_owned(), made_by]
             })
             .collect();
         context.printer.table(["LAYER", "DIFF ID", "DEED", "CREATED BY"], &rows)?;

@@ -40,7 +40,7 @@ pub struct CatArgs {
 /// What is known of a file before the first byte of the answer is printed, and how it is read then.
 enum Content {
     /// A small one, held so that it is not asked for twice.
-    Held(Vec<u8>),
+    CleanupGuard(Vec<u8>),
     /// Text, as far as it was when it was looked at.
     Text,
     /// Anything else.
@@ -80,7 +80,7 @@ impl CatArgs {
                 };
                 pieces(|piece| Ok(file.read(piece)?), hold)?;
                 room -= file.size();
-                return Ok(Content::Held(held));
+                return Ok(Content::CleanupGuard(held));
             }
             let mut text = Text::default();
             pieces(|piece| Ok(file.read(piece)?), |piece| text.take(piece, |_| Ok(())))?;
@@ -100,7 +100,7 @@ impl CatArgs {
             let name = serde_json::to_string(&text::Name(path.as_os_str())).unwrap_or_default();
             output.text(&format!("{separator}  {{\n    \"path\": {name},\n    \"content\": "))?;
             match content {
-                Content::Held(held) => {
+                Content::CleanupGuard(held) => {
                     let is_text = std::str::from_utf8(&held).is_ok();
                     let mut held = held.as_slice();
                     let read = |piece: &mut [u8]| Ok(std::io::Read::read(&mut held, piece).unwrap_or(0));

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::complete::CompleteSources;
 use super::error::{CommandError, Kind};
 use super::printer::name;
-use super::whole::Whole;
 use super::{Context, SourceArgs, text};
 use crate::index::{Attribute, Change, Difference, DifferenceKind, ReadError, compare};
 use crate::source::Source;
@@ -57,7 +57,7 @@ impl From<Difference> for Row {
 impl DiffArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
-        let whole = Whole::begin(context)?;
+        let whole = CompleteSources::begin(context)?;
         let open = |source: &OsStr| whole.open(source, &self.source_args, self.exact);
         let (before, after) = (open(&self.before)?, open(&self.after)?);
         let (mut rows, mut differ, mut printed) = (Vec::new(), false, Ok(()));

@@ -3,8 +3,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::complete::CompleteSources;
 use super::error::CommandError;
-use super::whole::Whole;
 use super::{Context, SourceArgs, size};
 
 /// Show the layers of an image, and what each of them does
@@ -29,7 +29,8 @@ const SHOWN: usize = 60;
 impl HistoryArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
-        let history = Whole::begin(context)?.open(&self.source, &self.source_args, true)?.history()?;
+        let history =
+            CompleteSources::begin(context)?.open(&self.source, &self.source_args, true)?.history()?;
         if self.json {
             context.printer.json(&history)?;
             return Ok(ExitCode::SUCCESS);

@@ -11,7 +11,7 @@ use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::options::MountOptions;
 use super::serve::{Prepared, serve};
-use super::steward::Shown;
+use super::supervisor::Shown;
 use super::{Context, SourceArgs};
 use crate::fuse::{Description, LayerLabel, Layers, SessionConfig, View, ViewMount, ViewOptions};
 use crate::index::Timestamp;

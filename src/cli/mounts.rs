@@ -11,7 +11,7 @@ use super::sessions::{Record, Register, Stage};
 use super::text;
 use super::{Context, size};
 use crate::cache::Content;
-use crate::fuse::{Standing, standing};
+use crate::fuse::{MountStatus, mount_status};
 
 const STATES: &str = "\
 States:
@@ -68,19 +68,19 @@ impl State {
 }
 
 /// How a mount does: what its record says, by what the kernel says. `None` if nothing of it is left but the record.
-pub fn state(stage: Stage, server_alive: bool, standing: &Standing) -> Option<State> {
-    match (server_alive, standing) {
-        (true, Standing::Hung) => Some(State::Hung),
-        (true, Standing::Live) => Some(match stage {
+pub fn state(stage: Stage, server_alive: bool, mount_status: &MountStatus) -> Option<State> {
+    match (server_alive, mount_status) {
+        (true, MountStatus::Hung) => Some(State::Hung),
+        (true, MountStatus::Live) => Some(match stage {
             Stage::Filling => State::Filling,
             Stage::Ready => State::Ready,
             Stage::Broken => State::Broken,
         }),
-        (true, Standing::Nothing | Standing::Stale | Standing::Other { .. }) => Some(match stage {
+        (true, MountStatus::Nothing | MountStatus::Stale | MountStatus::Other { .. }) => Some(match stage {
             Stage::Filling => State::Filling,
             Stage::Ready | Stage::Broken => State::Ending,
         }),
-        (false, Standing::Stale) => Some(State::Stale),
+        (false, MountStatus::Stale) => Some(State::Stale),
         // Whatever else stands there is not this mount.
         (false, _) => None,
     }
@@ -90,8 +90,8 @@ pub fn state(stage: Stage, server_alive: bool, standing: &Standing) -> Option<St
 pub fn survey(register: &Register) -> Result<Vec<(Record, State)>, CommandError> {
     let mut found = Vec::new();
     for record in register.records()? {
-        let standing = standing(&record.mountpoint).unwrap_or(Standing::Nothing);
-        match state(record.stage, record.owner.is_alive(), &standing) {
+        let mount_status = mount_status(&record.mountpoint).unwrap_or(MountStatus::Nothing);
+        match state(record.stage, record.owner.is_alive(), &mount_status) {
             Some(state) => found.push((record, state)),
             None => register.forget(&record),
         }
@@ -181,19 +181,19 @@ mod tests {
 
     #[test]
     fn the_kernel_has_the_last_word_on_a_record() {
-        let other = Standing::Other { filesystem_type: "ext4".into() };
-        for (stage, alive, standing, expected) in [
-            (Stage::Ready, true, Standing::Live, Some(State::Ready)),
-            (Stage::Filling, true, Standing::Live, Some(State::Filling)),
-            (Stage::Filling, true, Standing::Nothing, Some(State::Filling)),
-            (Stage::Ready, true, Standing::Nothing, Some(State::Ending)),
-            (Stage::Ready, true, Standing::Hung, Some(State::Hung)),
-            (Stage::Ready, false, Standing::Stale, Some(State::Stale)),
-            (Stage::Ready, false, Standing::Nothing, None),
-            (Stage::Ready, false, Standing::Live, None),
+        let other = MountStatus::Other { filesystem_type: "ext4".into() };
+        for (stage, alive, mount_status, expected) in [
+            (Stage::Ready, true, MountStatus::Live, Some(State::Ready)),
+            (Stage::Filling, true, MountStatus::Live, Some(State::Filling)),
+            (Stage::Filling, true, MountStatus::Nothing, Some(State::Filling)),
+            (Stage::Ready, true, MountStatus::Nothing, Some(State::Ending)),
+            (Stage::Ready, true, MountStatus::Hung, Some(State::Hung)),
+            (Stage::Ready, false, MountStatus::Stale, Some(State::Stale)),
+            (Stage::Ready, false, MountStatus::Nothing, None),
+            (Stage::Ready, false, MountStatus::Live, None),
             (Stage::Filling, false, other, None),
         ] {
-            assert_eq!(state(stage, alive, &standing), expected, "{stage:?} {alive} {standing:?}");
+            assert_eq!(state(stage, alive, &mount_status), expected, "{stage:?} {alive} {mount_status:?}");
         }
     }
 

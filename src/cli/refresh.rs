@@ -9,7 +9,7 @@ use super::control::{self, Request};
 use super::error::{CommandError, Kind};
 use super::mountpoint::locate;
 use super::sessions::Record;
-use crate::fuse::{SessionError, Standing, standing};
+use crate::fuse::{MountStatus, SessionError, mount_status};
 use crate::progress::{Phase, Progress};
 
 const EXAMPLES: &str = "\
@@ -59,14 +59,14 @@ impl RefreshArgs {
 /// Why there is nobody to ask.
 fn no_server(mountpoint: &Path) -> CommandError {
     let path = mountpoint.to_owned();
-    match standing(mountpoint) {
-        Ok(Standing::Other { filesystem_type }) => SessionError::NotOurs { path, filesystem_type }.into(),
-        Ok(Standing::Stale) => SessionError::Stale(path).into(),
-        Ok(Standing::Live | Standing::Hung) => {
+    match mount_status(mountpoint) {
+        Ok(MountStatus::Other { filesystem_type }) => SessionError::NotOurs { path, filesystem_type }.into(),
+        Ok(MountStatus::Stale) => SessionError::Stale(path).into(),
+        Ok(MountStatus::Live | MountStatus::Hung) => {
             CommandError::new(Kind::Mount, format!("what is mounted at {path:?} is not a mount of yours"))
                 .hint("its user can refresh it")
         }
-        Ok(Standing::Nothing) | Err(_) => {
+        Ok(MountStatus::Nothing) | Err(_) => {
             CommandError::from(SessionError::NotMounted(path)).hint("`imagefs mounts` lists what is mounted")
         }
     }

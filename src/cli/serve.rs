@@ -14,16 +14,16 @@ use signal_hook::iterator::Signals;
 use super::Context;
 use super::background::Detached;
 use super::bar;
-use super::companion::{Ended, during};
 use super::error::{CommandError, Kind};
 use super::mountpoint::Mountpoint;
 use super::printer::Printer;
+use super::scoped_task::{Ended, during};
 use super::sessions::{Record, Registration, Remains, Stage};
 use super::signals::{self, PATIENCE};
-use super::steward::{self, Shown, Steward};
+use super::supervisor::{self, Shown, Supervisor};
 use crate::cache::Cache;
+use crate::cleanup;
 use crate::fuse::{self, End, SessionConfig, Stopper, View};
-use crate::held;
 use crate::owner::Owner;
 use crate::progress::{Phase, Progress};
 
@@ -74,14 +74,14 @@ pub fn serve(
     let session = fuse::mount(view, &config)?;
     ending.arm(session.stopper());
     let log = registration.record().log.clone();
-    let steward = Steward::new(&source, progress, cache, session.notifier(), &mut registration)?;
+    let supervisor = Supervisor::new(&source, progress, cache, session.notifier(), &mut registration)?;
     // A signal that came before the mount was ready takes it away again, and nobody is told that it was there.
     let asked = ending.check();
     if let (Ok(()), Some(detached)) = (&asked, detached) {
         detached.ready(&log)?;
     }
     let end = during(
-        |ended| steward.serve(ended),
+        |ended| supervisor.serve(ended),
         || {
             let end = session.wait();
             ending.limit();
@@ -150,9 +150,9 @@ fn show(progress: &Progress, registration: &mut Registration, printer: &Printer,
         if progress.phase() == Phase::Waiting && std::mem::take(&mut to_tell) {
             printer.note(format!("{}: {}", registration.record().source.to_string_lossy(), bar::FOR_ANOTHER));
         }
-        if recorded.elapsed() >= steward::RECORD_INTERVAL {
+        if recorded.elapsed() >= supervisor::RECORD_INTERVAL {
             recorded = Instant::now();
-            steward::record(registration, |record| {
+            supervisor::record(registration, |record| {
                 (record.bytes, record.entries) = (progress.bytes(), progress.entries());
             });
         }
@@ -224,7 +224,7 @@ impl Ending {
                     remains.remove();
                 }
                 let status = state.asked.map_or(0, |signal| Kind::Interrupted(signal).exit_status());
-                held::exit(status, LAST);
+                cleanup::exit(status, LAST);
             }
         });
     }

@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals as Incoming;
 
 use super::error::{CommandError, Kind};
-use crate::held;
+use crate::cleanup;
 use crate::progress::Progress;
 
 /// How long a command or a server may take to end once that is asked for. What it then leaves behind is as if it had been
@@ -65,7 +65,7 @@ impl Signals {
                 telling.store(signal, Ordering::Relaxed);
                 progress.cancel();
                 std::thread::sleep(BY_ITSELF);
-                held::exit(Kind::Interrupted(signal).exit_status(), PATIENCE - BY_ITSELF);
+                cleanup::exit(Kind::Interrupted(signal).exit_status(), PATIENCE - BY_ITSELF);
             }
         });
         Ok(Signals { told })

@@ -10,7 +10,7 @@ use super::error::{CommandError, Kind};
 use super::mountpoint::locate;
 use super::mounts::survey;
 use super::sessions::{Record, Register};
-use crate::fuse::{SessionError, Standing, standing, unmount};
+use crate::fuse::{MountStatus, SessionError, mount_status, unmount};
 
 /// How long a server may take to end after its mount is gone.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -77,13 +77,13 @@ impl UmountArgs {
     ) -> Result<(), CommandError> {
         let failed =
             |e| CommandError::new(Kind::Mount, format!("cannot unmount {mountpoint:?}")).caused_by(e);
-        let gone = match standing(mountpoint) {
+        let gone = match mount_status(mountpoint) {
             // There is not even a directory for it.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Err(SessionError::NotMounted(mountpoint.to_owned()))
             }
             // Nothing is in use where nothing answers.
-            Ok(Standing::Stale | Standing::Hung) => unmount(mountpoint, true),
+            Ok(MountStatus::Stale | MountStatus::Hung) => unmount(mountpoint, true),
             Ok(_) => unmount(mountpoint, self.lazy),
             Err(e) => return Err(failed(e)),
         };

@@ -19,8 +19,8 @@ use tokio::time::timeout;
 
 use super::endpoint::{Address, Endpoint};
 use super::error::{Cause, DockerError, Unreachable};
-use super::frank;
 use super::stream::ByteStream;
+use super::transport;
 
 /// The longest JSON answer that is read, in bytes.
 const JSON_LIMIT: usize = 64 << 20;
@@ -95,7 +95,7 @@ impl Client {
 
     /// The same, where a refusal counts as a yes that [tells what stands at a path](frank). `None` if that cannot be had.
     pub(super) fn frankly_aimed_at(&self, target: &str) -> Option<Docker> {
-        let docker = frank::connect(&self.endpoint.address).ok().filter(|_| self.endpoint.tls.is_none());
+        let docker = transport::connect(&self.endpoint.address).ok().filter(|_| self.endpoint.tls.is_none());
         docker.map(|docker| aimed_at(docker, target))
     }
 

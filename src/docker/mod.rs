@@ -11,11 +11,11 @@ mod container;
 mod endpoint;
 mod error;
 mod files;
-mod frank;
 mod image;
 mod reference;
 mod stream;
 mod throwaway;
+mod transport;
 
 use std::fmt;
 use std::sync::Arc;

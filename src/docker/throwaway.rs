@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::client::encode;
 use super::{ByteStream, Container, ContainerId, Daemon, DockerError, Image, PathStat};
-use crate::held::Held;
+use crate::cleanup::CleanupGuard;
 use crate::image::Digest;
 use crate::owner::Owner;
 
@@ -21,15 +21,15 @@ const NAME_PREFIX: &str = "imagefs-";
 /// The label that carries an [`Owner`].
 const LABEL: &str = "imagefs.owner";
 
-/// A container that was never started, removed with its anonymous volumes when this is dropped, or by [`held::exit`].
+/// A container that was never started, removed with its anonymous volumes when this is dropped, or by [`cleanup::exit`].
 ///
 /// If this process is killed before, [`Daemon::sweep_orphans`] of a later one removes it.
 ///
-/// [`held::exit`]: crate::held::exit
+/// [`cleanup::exit`]: crate::cleanup::exit
 pub struct Throwaway {
     daemon: Daemon,
     id: ContainerId,
-    held: Held,
+    held: CleanupGuard,
 }
 
 /// One element of the answer to `GET /containers/json`, as far as it is of use.
@@ -121,7 +121,7 @@ impl Daemon {
     }
 
     fn create(&self, image: &Digest, host: HostConfig) -> Result<Throwaway, DockerError> {
-        let made = Held::make(|let_go| {
+        let made = CleanupGuard::make(|let_go| {
             let id = self.create_container(image, host)?;
             let (daemon, of_it) = (self.clone(), id.clone());
             *let_go = Some(Box::new(move || {

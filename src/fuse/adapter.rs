@@ -28,9 +28,9 @@ mod pending;
 use self::convert::{attr, kind, negative, ttl};
 use self::handles::{Handles, Opening};
 use self::passthrough::Passthrough;
-use super::foresight::Foresight;
 use super::node::Node;
 use super::polling::Polling;
+use super::readahead::Readahead;
 use super::view::{Access, View};
 use super::waiting::WaitingRoom;
 use crate::index::Whence;
@@ -58,7 +58,7 @@ pub(super) struct Adapter {
     waiting: Option<Arc<WaitingRoom>>,
     handles: Handles,
     /// Told of requests by the thread that took them from the kernel, and not of those that had to wait.
-    foresight: Arc<Foresight>,
+    readahead: Arc<Readahead>,
     /// Told of each answer by the thread that gave it and now goes to read; none where polling never pays.
     polling: Option<Polling>,
     /// None where the kernel asks for all bytes.
@@ -73,7 +73,7 @@ impl Adapter {
     pub(super) fn new(
         view: Arc<View>,
         waiting: Option<Arc<WaitingRoom>>,
-        foresight: Arc<Foresight>,
+        readahead: Arc<Readahead>,
         polling: Option<Polling>,
     ) -> Adapter {
         let handles = Handles::default();
@@ -81,7 +81,7 @@ impl Adapter {
             view,
             waiting,
             handles,
-            foresight,
+            readahead,
             polling,
             passthrough: None,
             no_open: false,
@@ -216,20 +216,20 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let size = size as usize;
-        let mut foresight = Some(Arc::clone(&self.foresight));
+        let mut readahead = Some(Arc::clone(&self.readahead));
         self.answer(
             ino,
             reply,
             move |view, _| {
-                let foresight = foresight.take();
+                let readahead = readahead.take();
                 let n = BUFFER.with_borrow_mut(|buffer| {
                     if buffer.len() < size {
                         buffer.resize(size, 0);
                     }
                     view.read(node(ino), offset, &mut buffer[..size])
                 })?;
-                if let (Some(foresight), 0) = (foresight, offset) {
-                    foresight.asked(view, node(ino));
+                if let (Some(readahead), 0) = (readahead, offset) {
+                    readahead.asked(view, node(ino));
                 }
                 Ok(n)
             },
@@ -313,20 +313,20 @@ impl Filesystem for Adapter {
         reply: ReplyDirectoryPlus,
     ) {
         let dir = self.handles.get(handle, node(ino));
-        let mut foresight = Some(Arc::clone(&self.foresight));
+        let mut readahead = Some(Arc::clone(&self.readahead));
         self.answer(
             ino,
             reply,
             move |view, reply: &mut ReplyDirectoryPlus| {
-                let foresight = foresight.take();
+                let readahead = readahead.take();
                 let mut ended = true;
                 view.read_dir_plus(&dir, offset, &mut |entry, found| {
                     ended = false;
                     let (number, name) = (INodeNo(entry.node.0), OsStr::from_bytes(entry.name));
                     !reply.add(number, entry.next, name, &ttl(found.certainty), &attr(found), GENERATION)
                 })?;
-                if let (Some(foresight), true) = (foresight, ended) {
-                    foresight.listed(view, node(ino));
+                if let (Some(readahead), true) = (readahead, ended) {
+                    readahead.listed(view, node(ino));
                 }
                 Ok(())
             },

@@ -22,8 +22,8 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{getgid, getuid};
 
 use super::error::SessionError;
+use super::mount_status::{self, FILESYSTEM_TYPE, MountStatus, mount_status};
 use super::session::SessionConfig;
-use super::standing::{self, FILESYSTEM_TYPE, Standing, standing};
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -42,14 +42,14 @@ pub(super) fn check_mountpoint(path: &Path) -> Result<PathBuf, SessionError> {
         io::ErrorKind::NotADirectory => SessionError::MountpointNotADirectory(path.to_owned()),
         _ => SessionError::Mountpoint { path: path.to_owned(), source },
     };
-    match standing(path).map_err(failed)? {
-        Standing::Nothing => {}
-        Standing::Stale => return Err(SessionError::Stale(path.to_owned())),
-        Standing::Live | Standing::Hung => {
+    match mount_status(path).map_err(failed)? {
+        MountStatus::Nothing => {}
+        MountStatus::Stale => return Err(SessionError::Stale(path.to_owned())),
+        MountStatus::Live | MountStatus::Hung => {
             let filesystem_type = FILESYSTEM_TYPE.into();
             return Err(SessionError::AlreadyMounted { path: path.to_owned(), filesystem_type });
         }
-        Standing::Other { filesystem_type } => {
+        MountStatus::Other { filesystem_type } => {
             return Err(SessionError::AlreadyMounted { path: path.to_owned(), filesystem_type });
         }
     }
@@ -169,9 +169,9 @@ pub(super) fn detach(mountpoint: &Path) -> Result<(), SessionError> {
 /// With `lazy` it is out of sight at once even if it is in use.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), SessionError> {
     let failed = |source| SessionError::Mountpoint { path: path.to_owned(), source };
-    let table = standing::read_table().map_err(failed)?;
-    let mountpoint = standing::locate(path, &table).map_err(failed)?;
-    match standing::topmost(&table, &mountpoint) {
+    let table = mount_status::read_table().map_err(failed)?;
+    let mountpoint = mount_status::locate(path, &table).map_err(failed)?;
+    match mount_status::topmost(&table, &mountpoint) {
         None => Err(SessionError::NotMounted(path.to_owned())),
         Some(mount) if mount.filesystem_type != FILESYSTEM_TYPE => Err(SessionError::NotOurs {
             path: path.to_owned(),

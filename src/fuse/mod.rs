@@ -7,12 +7,12 @@
 //! | `node` | how a session numbers its inodes |
 //! | `errno` | which error number an error becomes |
 //! | `waiting` | where requests wait whose answers have not come yet |
-//! | `foresight` | what a walk is about to read, put into the page cache before it asks |
+//! | `readahead` | what a walk is about to read, put into the page cache before it asks |
 //! | `polling` | a look for the next request before a thread goes to sleep |
 //! | `adapter` | FUSE requests to answers and back |
 //! | `session` | one live mount: from INIT to the last unmount |
 //! | `attach` | mounting and unmounting, directly or through `fusermount3` |
-//! | `standing` | what is mounted at a path |
+//! | `mount_status` | what is mounted at a path |
 //! | `error` | why a session cannot begin or end, and what to do |
 //!
 //! Uses `index` and nothing else of the crate. Only `adapter` and `session` may import `fuser`.
@@ -21,11 +21,11 @@ mod adapter;
 mod attach;
 mod errno;
 mod error;
-mod foresight;
+mod mount_status;
 mod node;
 mod polling;
+mod readahead;
 mod session;
-mod standing;
 mod symlink;
 mod view;
 mod waiting;
@@ -35,9 +35,9 @@ mod testing;
 
 pub use attach::unmount;
 pub use error::SessionError;
+pub use mount_status::{MountStatus, mount_status};
 pub use node::Node;
 pub use session::{End, Notifier, Session, SessionConfig, Stopper, mount};
-pub use standing::{Standing, standing};
 pub use symlink::SymlinkError;
 pub use view::{
     Access, Attributes, BadMount, Description, LayerLabel, Layers, ListedEntry, OpenDir, Outdated, Space,

@@ -15,9 +15,9 @@ use fuser::INodeNo;
 use super::adapter::Adapter;
 use super::attach;
 use super::error::SessionError;
-use super::foresight::Foresight;
+use super::mount_status::{self, FILESYSTEM_TYPE, MountStatus};
 use super::polling::Polling;
-use super::standing::{self, FILESYSTEM_TYPE, Standing};
+use super::readahead::Readahead;
 use super::view::{Outdated, View, ViewMount};
 use super::waiting::WaitingRoom;
 
@@ -165,13 +165,13 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
         false => Some(WaitingRoom::open(config.timeout).map_err(SessionError::Start)?),
     };
     let threads = config.threads.unwrap_or_else(default_threads).max(1);
-    let foresight = Arc::new(Foresight::default());
+    let readahead = Arc::new(Readahead::default());
     let view = Arc::new(view);
     let device = attach::attach(&mountpoint, config)?;
     // With a single CPU nobody can ask while the server polls.
     let polled = if cpus() > 1 { device.try_clone().ok() } else { None };
     let adapter =
-        Adapter::new(Arc::clone(&view), waiting.clone(), Arc::clone(&foresight), polled.map(Polling::new));
+        Adapter::new(Arc::clone(&view), waiting.clone(), Arc::clone(&readahead), polled.map(Polling::new));
     let (sender, events) = mpsc::channel();
 
     let mut settings = fuser::Config::default();
@@ -192,7 +192,7 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
     // What is stored may have to wait for a request that another thread answers.
     if threads > 1 {
         let notifier = server.notifier();
-        foresight.connect(move |node, bytes| notifier.store(INodeNo(node.0), 0, bytes));
+        readahead.connect(move |node, bytes| notifier.store(INodeNo(node.0), 0, bytes));
     }
 
     session.device = session.find().map(|mount| mount.device);
@@ -285,7 +285,7 @@ impl Session {
     /// Once the connection has ended, a mount that is still there was not unmounted but cut off (`abort` in
     /// fusectl): a dead mount, and nobody else's.
     fn remove_remains(&self) {
-        if let Ok(Standing::Stale) = standing::standing(&self.mountpoint)
+        if let Ok(MountStatus::Stale) = mount_status::mount_status(&self.mountpoint)
             && let Err(error) = self.detach()
         {
             tracing::warn!("{error}");
@@ -293,9 +293,9 @@ impl Session {
     }
 
     /// The session at the mountpoint, be it this one or another.
-    fn find(&self) -> Option<standing::MountEntry> {
-        let table = standing::read_table().ok()?;
-        let mount = standing::topmost(&table, &self.mountpoint)?;
+    fn find(&self) -> Option<mount_status::MountEntry> {
+        let table = mount_status::read_table().ok()?;
+        let mount = mount_status::topmost(&table, &self.mountpoint)?;
         (mount.filesystem_type == FILESYSTEM_TYPE).then(|| mount.clone())
     }
 

@@ -246,13 +246,13 @@ impl View {
         let certainty = match filesystem.state() {
             FillState::Ready => Certainty::Final,
             FillState::Filling | FillState::Broken => Certainty::Growing,
-            FillState::Dormant => Certainty::Ahead,
+            FillState::Dormant => Certainty::Provisional,
         };
         self.of_stat(mounted, &filesystem.tree().stat(ino)?, certainty)
     }
 
     /// The attributes of a node as far as they are known without waiting for them.
-    fn glimpse(&self, node: Node) -> Result<Attributes, ViewError> {
+    fn provisional_stat(&self, node: Node) -> Result<Attributes, ViewError> {
         match self.spot(node)? {
             Spot::Mount(mounted, ino) => self.glimpse_in(&mounted, ino),
             Spot::Top | Spot::Description(..) | Spot::Layers => self.attributes(node),
@@ -260,22 +260,24 @@ impl View {
     }
 
     fn glimpse_in(&self, mounted: &Mounted, ino: Ino) -> Result<Attributes, ViewError> {
-        let glimpse = mounted.filesystem().glimpse(ino)?;
-        match glimpse.stat.file_type {
+        let provisional_stat = mounted.filesystem().provisional_stat(ino)?;
+        match provisional_stat.stat.file_type {
             // The kernel does not let a device change its number.
-            FileType::CharDevice | FileType::BlockDevice if glimpse.certainty == Certainty::Ahead => {
-                Ok(Attributes { certainty: Certainty::Ahead, ..self.attributes_in(mounted, ino)? })
+            FileType::CharDevice | FileType::BlockDevice
+                if provisional_stat.certainty == Certainty::Provisional =>
+            {
+                Ok(Attributes { certainty: Certainty::Provisional, ..self.attributes_in(mounted, ino)? })
             }
             // Its length takes its target, which only who follows it wants.
-            FileType::Symlink if glimpse.certainty == Certainty::Ahead => {
+            FileType::Symlink if provisional_stat.certainty == Certainty::Provisional => {
                 let node = self.numbering.node(mounted.slot(), ino);
-                Ok(self.plain(node, &glimpse.stat, Certainty::Ahead))
+                Ok(self.plain(node, &provisional_stat.stat, Certainty::Provisional))
             }
-            _ => match self.of_stat(mounted, &glimpse.stat, glimpse.certainty) {
+            _ => match self.of_stat(mounted, &provisional_stat.stat, provisional_stat.certainty) {
                 Err(error) if error.is_not_yet() => {
                     let node = self.numbering.node(mounted.slot(), ino);
-                    let plain = self.plain(node, &glimpse.stat, Certainty::Ahead);
-                    Ok(Attributes { size: glimpse.stat.size, ..plain })
+                    let plain = self.plain(node, &provisional_stat.stat, Certainty::Provisional);
+                    Ok(Attributes { size: provisional_stat.stat.size, ..plain })
                 }
                 known => known,
             },
@@ -414,7 +416,7 @@ impl View {
     /// What access(2) finds where the kernel leaves it to the filesystem: whoever got in may read everything,
     /// write nothing, and execute what anybody may.
     pub fn access(&self, node: Node, access: Access) -> Result<(), ViewError> {
-        let attributes = self.glimpse(node)?;
+        let attributes = self.provisional_stat(node)?;
         if access.write {
             return Err(ViewError::ReadOnly);
         }

@@ -51,7 +51,7 @@ use std::time::Duration;
 use crate::index::scan::{Entry, EntryKind};
 use crate::index::{FileType, Ino};
 use crate::progress::Progress;
-use crate::source::{self, Alone, Context, Fetched, Found, Mount, Source, SourceError};
+use crate::source::{self, Context, Fetched, Found, Mount, SinglePaths, Source, SourceError};
 
 use self::error::to_path;
 use self::wait::Question;
@@ -293,7 +293,7 @@ impl Asked<'_> {
             Some(Found::Nothing) => Err(GatewayError::NotFound(to_path(&self.question.path))),
             Some(Found::Unclear) | None => {
                 let ino = self.walk(Last::Follow)?;
-                let stat = self.question.glimpse(ino)?;
+                let stat = self.question.provisional_stat(ino)?;
                 match stat.file_type {
                     FileType::Regular => Ok(Opened::File(ino, stat.size)),
                     _ => Err(not_a_file()),
@@ -310,20 +310,20 @@ impl Asked<'_> {
 
     /// What a daemon that is asked for this path alone says of it; `None` where the mount knows, or will.
     fn stat_alone(&self, follow: bool) -> Result<Option<Found>, GatewayError> {
-        self.alone(|alone, path| alone.stat(path, follow))
+        self.single_paths(|single_paths, path| single_paths.stat(path, follow))
     }
 
     /// The same, for who wants the bytes alone.
     fn open_alone(&self) -> Result<Option<Found>, GatewayError> {
-        self.alone(Alone::open)
+        self.single_paths(SinglePaths::open)
     }
 
-    fn alone(
+    fn single_paths(
         &self,
-        ask: impl FnOnce(&Alone, &[u8]) -> Result<Found, SourceError>,
+        ask: impl FnOnce(&SinglePaths, &[u8]) -> Result<Found, SourceError>,
     ) -> Result<Option<Found>, GatewayError> {
-        let Some(alone) = self.mount.alone() else { return Ok(None) };
-        let found = ask(alone, &self.names.join(&b'/'));
+        let Some(single_paths) = self.mount.single_paths() else { return Ok(None) };
+        let found = ask(single_paths, &self.names.join(&b'/'));
         self.question.progress.check()?;
         Ok(Some(found?))
     }

@@ -78,8 +78,8 @@ impl Question<'_> {
     }
 
     /// The attributes as far as they are known: the type, in any case.
-    pub fn glimpse(&self, ino: Ino) -> Result<Stat, GatewayError> {
-        self.ask(|filesystem| filesystem.glimpse(ino)).map(|glimpse| glimpse.stat)
+    pub fn provisional_stat(&self, ino: Ino) -> Result<Stat, GatewayError> {
+        self.ask(|filesystem| filesystem.provisional_stat(ino)).map(|provisional_stat| provisional_stat.stat)
     }
 
     pub fn stat(&self, ino: Ino) -> Result<Stat, GatewayError> {

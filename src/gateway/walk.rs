@@ -147,7 +147,7 @@ impl Walk<'_> {
             let Some(found) = self.question.lookup(self.position(), &name)? else {
                 return Err(self.nothing_at(name, of_link));
             };
-            let file_type = self.question.glimpse(found)?.file_type;
+            let file_type = self.question.provisional_stat(found)?.file_type;
             match file_type {
                 FileType::Symlink if last == Last::Keep && self.ahead.is_empty() => return Ok(found),
                 FileType::Symlink => {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use super::apart::{Apart, Run};
+use super::external::{ExternalRuns, Run};
 use super::{Timestamp, TreeError};
 
 /// Why bytes could not be read.
@@ -62,24 +62,24 @@ impl FileIdentity {
     }
 }
 
-/// The seekable file that holds the bytes of a layer's files, together with what is [set apart](Apart) of them: an offset
+/// The seekable file that holds the bytes of a layer's files, together with what is [set apart](ExternalRuns) of them: an offset
 /// counts as if all of them stood in one file.
 #[derive(Debug)]
 pub struct DataFile {
     file: File,
-    apart: Apart,
+    external: ExternalRuns,
     pinned: Option<FileIdentity>,
 }
 
 impl DataFile {
     /// A file that nobody else writes: one of the cache's own.
     pub fn owned(file: File) -> DataFile {
-        DataFile::parted(file, Apart::default())
+        DataFile::parted(file, ExternalRuns::default())
     }
 
     /// One of the cache's own, beside which some runs of bytes stand in files of their own.
-    pub fn parted(file: File, apart: Apart) -> DataFile {
-        DataFile { file, apart, pinned: None }
+    pub fn parted(file: File, external: ExternalRuns) -> DataFile {
+        DataFile { file, external, pinned: None }
     }
 
     /// A file of the user's, served in place: every read checks that it is still what was indexed.
@@ -88,20 +88,20 @@ impl DataFile {
     }
 
     /// What stands in files of its own.
-    pub fn apart(&self) -> &Apart {
-        &self.apart
+    pub fn external(&self) -> &ExternalRuns {
+        &self.external
     }
 
     /// The file that holds the `len` bytes from byte `at` on and no others, if there is one.
     pub fn file_of(&self, at: u64, len: u64) -> Option<Arc<File>> {
-        self.apart.file_of(Run { at, len })
+        self.external.file_of(Run { at, len })
     }
 
     /// Fills `buf` from byte `at`.
     pub fn read_exact_at(&self, buf: &mut [u8], at: u64) -> Result<(), ReadError> {
         let mut done = 0;
         while done < buf.len() {
-            let place = self.apart.place(at.saturating_add(done as u64));
+            let place = self.external.place(at.saturating_add(done as u64));
             let file = place.file.as_deref().unwrap_or(&self.file);
             let room = clamp(place.left, buf.len() - done);
             match file.read_at(&mut buf[done..done + room], place.at) {
@@ -120,7 +120,7 @@ impl DataFile {
 
     /// Writes from byte `at` on, and says how many of the bytes it wrote.
     pub fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
-        let place = self.apart.place(at);
+        let place = self.external.place(at);
         let room = clamp(place.left, bytes.len());
         place.file.as_deref().unwrap_or(&self.file).write_at(&bytes[..room], place.at)
     }
@@ -146,8 +146,8 @@ impl DataFile {
     /// # Errors
     /// `InvalidInput` if that is within a run: one is taken back as a whole.
     pub fn truncate(&self, size: u64) -> io::Result<()> {
-        self.apart.forget_from(size);
-        match self.apart.place(size) {
+        self.external.forget_from(size);
+        match self.external.place(size) {
             place if place.file.is_some() => Err(io::ErrorKind::InvalidInput.into()),
             place => self.file.set_len(place.at),
         }
@@ -156,7 +156,7 @@ impl DataFile {
     /// Returns when all that was written is on the disk.
     pub fn sync_all(&self) -> io::Result<()> {
         self.file.sync_all()?;
-        self.apart.list().iter().try_for_each(|(_, file)| file.sync_all())
+        self.external.list().iter().try_for_each(|(_, file)| file.sync_all())
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
     fn parted() -> DataFile {
         let data = DataFile::owned(tempfile::tempfile().unwrap());
         for run in [Run { at: 3, len: 4 }, Run { at: 12, len: 4 }] {
-            assert!(data.apart().add(run, tempfile::tempfile().unwrap()));
+            assert!(data.external().add(run, tempfile::tempfile().unwrap()));
         }
         data.write_all_at(b"0123456789abcdefghij", 0).unwrap();
         data

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use super::apart::Run;
 use super::data::{DataFile, ReadError};
+use super::external::Run;
 use super::filling::Filling;
 use super::{DirCookie, DirEntry, Ino, Listing, Order, Segment, Stat, Summary, Tree, TreeError};
-use crate::index::early::{Aliases, Wishes};
+use crate::index::provisional::{Aliases, DemandSender};
 
 mod grower;
 
@@ -101,7 +101,7 @@ pub enum FillState {
 
 /// The attributes of an inode as far as they are known without waiting.
 #[derive(Clone, Copy, Debug)]
-pub struct Glimpse {
+pub struct ProvisionalStat {
     /// The attributes.
     pub stat: Stat,
     /// How much of them is known.
@@ -113,7 +113,7 @@ pub struct Glimpse {
 pub enum Certainty {
     /// The stream has not come to it: owner, device number and link target may be missing, and its number may turn
     /// out to be one of several for the same inode.
-    Ahead,
+    Provisional,
     /// What the stream has brought so far: it may get more links, and a directory other attributes.
     Growing,
     /// All that there is to know.
@@ -131,8 +131,8 @@ impl Filesystem {
     /// One that is about to be filled by the [`Grower`]. `data` is the file that the bytes are being written to.
     ///
     /// `wishes` is told what is asked for before it has come, and may bring it by another way.
-    pub fn filling(order: Order, data: DataFile, wishes: Option<Wishes>) -> (Arc<Filesystem>, Grower) {
-        let live = Live::new(Filling::new(order, wishes), None);
+    pub fn filling(order: Order, data: DataFile, demands: Option<DemandSender>) -> (Arc<Filesystem>, Grower) {
+        let live = Live::new(Filling::new(order, demands), None);
         let grower = Grower { live: Arc::clone(&live) };
         grower.store_in(data);
         (Arc::new(Filesystem { content: Content::Live(live) }), grower)
@@ -144,10 +144,10 @@ impl Filesystem {
     /// `start` is called by whoever asks first, and should leave the work to another thread.
     pub fn dormant(
         order: Order,
-        wishes: Option<Wishes>,
+        demands: Option<DemandSender>,
         start: impl FnOnce(Grower) + Send + 'static,
     ) -> Arc<Filesystem> {
-        let live = Live::new(Filling::new(order, wishes), Some(Box::new(start)));
+        let live = Live::new(Filling::new(order, demands), Some(Box::new(start)));
         Arc::new(Filesystem { content: Content::Live(live) })
     }
 
@@ -190,15 +190,15 @@ impl Filesystem {
     }
 
     /// The attributes of an inode, where waiting for them can be left for later.
-    pub fn glimpse(&self, ino: Ino) -> Result<Glimpse, TreeError> {
+    pub fn provisional_stat(&self, ino: Ino) -> Result<ProvisionalStat, TreeError> {
         match self.side_for(ino) {
             Side::Finished(finished) => {
-                Ok(Glimpse { stat: finished.stat(ino)?, certainty: Certainty::Final })
+                Ok(ProvisionalStat { stat: finished.stat(ino)?, certainty: Certainty::Final })
             }
             Side::Filling(filling) if self.is_dormant() => {
-                Ok(Glimpse { certainty: Certainty::Ahead, ..filling.glance(ino)? })
+                Ok(ProvisionalStat { certainty: Certainty::Provisional, ..filling.brief_stat(ino)? })
             }
-            Side::Filling(filling) => filling.glance(ino),
+            Side::Filling(filling) => filling.brief_stat(ino),
         }
     }
 
@@ -233,9 +233,11 @@ impl Filesystem {
     /// The runs of its data files that stand in files of their own, and these.
     ///
     /// None as long as the filesystem is not finished.
-    pub fn apart(&self) -> Vec<(Run, Arc<File>)> {
+    pub fn external(&self) -> Vec<(Run, Arc<File>)> {
         match self.asleep() {
-            Side::Finished(finished) => finished.data.iter().flat_map(|data| data.apart().list()).collect(),
+            Side::Finished(finished) => {
+                finished.data.iter().flat_map(|data| data.external().list()).collect()
+            }
             Side::Filling(_) => Vec::new(),
         }
     }

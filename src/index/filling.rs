@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuar
 use std::time::{Duration, Instant};
 
 use super::data::{DataFile, ReadError};
-use super::early::{Aliases, Early, Glance, Resolved, Wish, Wishes};
-use super::filesystem::{Certainty, Glimpse, read_segments};
+use super::filesystem::{Certainty, ProvisionalStat, read_segments};
+use super::provisional::{Aliases, BriefStat, Demand, DemandSender, Provisional, Resolved};
 use super::scan::{Entry, EntryKind};
 use super::spool::{MAX_FETCHED, Piece};
 use super::{
@@ -21,7 +21,7 @@ const BATCH: usize = 64;
 pub(super) struct Filling {
     tree: RwLock<GrowingTree>,
     /// Locked after the tree, never before.
-    early: Mutex<Early>,
+    provisional: Mutex<Provisional>,
     /// Known as soon as the filling has begun.
     data: OnceLock<DataFile>,
     /// Bytes of the data file before this one may be read.
@@ -36,14 +36,14 @@ pub(super) struct Filling {
     /// Questions and listings that were begun here.
     pins: AtomicUsize,
     retired: AtomicBool,
-    wishes: Mutex<Option<Wishes>>,
+    demands: Mutex<Option<DemandSender>>,
 }
 
 impl Filling {
-    pub fn new(order: Order, wishes: Option<Wishes>) -> Filling {
+    pub fn new(order: Order, demands: Option<DemandSender>) -> Filling {
         Filling {
             tree: RwLock::new(GrowingTree::new(order)),
-            early: Mutex::default(),
+            provisional: Mutex::default(),
             data: OnceLock::new(),
             readable: AtomicU64::new(0),
             generation: AtomicU64::new(0),
@@ -53,7 +53,7 @@ impl Filling {
             awaits_root: AtomicBool::new(false),
             pins: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
-            wishes: Mutex::new(wishes),
+            demands: Mutex::new(demands),
         }
     }
 
@@ -69,14 +69,14 @@ impl Filling {
     }
 
     pub fn insert(&self, entry: Entry) -> Result<(), GrowError> {
-        let path = (!self.early().is_empty()).then(|| entry.path.clone());
+        let path = (!self.provisional().is_empty()).then(|| entry.path.clone());
         let new_inode = !matches!(entry.kind, EntryKind::HardLink(_));
         {
             let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
             let ino = tree.insert(entry)?;
             // Settled before anyone can see the tree's number.
             if let (Some(path), Some(ino)) = (path, ino) {
-                self.early().settle(&path, ino, new_inode);
+                self.provisional().settle(&path, ino, new_inode);
             }
         }
         self.awaits_root.store(false, Ordering::Release);
@@ -84,9 +84,9 @@ impl Filling {
         Ok(())
     }
 
-    /// What comes from here on is of another stream, as [`GrowingTree::begin_again`] has it.
-    pub fn begin_again(&self, readable: u64) {
-        self.tree.write().unwrap_or_else(PoisonError::into_inner).begin_again(readable);
+    /// What comes from here on is of another stream, as [`GrowingTree::resume_from`] has it.
+    pub fn resume_from(&self, readable: u64) {
+        self.tree.write().unwrap_or_else(PoisonError::into_inner).resume_from(readable);
         self.alive();
     }
 
@@ -105,7 +105,7 @@ impl Filling {
         {
             let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
             tree.finish()?;
-            self.early().settle_rest(|path| tree.find(path));
+            self.provisional().settle_rest(|path| tree.find(path));
         }
         self.awaits_root.store(false, Ordering::Release);
         self.confirm(u64::MAX);
@@ -114,67 +114,69 @@ impl Filling {
 
     pub fn lose(&self) {
         self.lost.store(true, Ordering::Release);
-        self.no_more_wishes();
+        self.no_more_demands();
         self.changed();
     }
 
     /// The finished tree answers from now on.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
-        self.no_more_wishes();
-        self.early().retire();
+        self.no_more_demands();
+        self.provisional().retire();
         self.release();
         self.changed();
     }
 
-    pub fn found(&self, path: &[u8], glance: Glance) {
+    pub fn found(&self, path: &[u8], brief_stat: BriefStat) {
         // What the stream has brought meanwhile has its number already.
         let tree = self.tree();
         if tree.find(path).is_none() {
-            self.early().found(path, glance);
+            self.provisional().found(path, brief_stat);
         }
         drop(tree);
         self.changed();
     }
 
     pub fn absent(&self, path: &[u8]) {
-        self.early().absent(path);
+        self.provisional().absent(path);
         self.changed();
     }
 
     pub fn header(&self, path: &[u8], entry: Entry) {
-        self.early().header(path, entry);
+        self.provisional().header(path, entry);
         self.changed();
     }
 
     pub fn spool_in(&self, file: File) {
-        self.early().spool.store_in(file);
+        self.provisional().spool.store_in(file);
     }
 
     /// Makes room for the bytes of what was found at `path`.
     pub fn begin_content(&self, path: &[u8], size: u64) -> Option<Piece> {
-        self.early().spool.reserve(path, size)
+        self.provisional().spool.reserve(path, size)
     }
 
     /// So many of the bytes are there; `false` if nobody needs them any more.
     pub fn content_arrived(&self, path: &[u8], arrived: u64) -> bool {
-        self.early().spool.arrived(path, arrived);
+        self.provisional().spool.arrived(path, arrived);
         self.changed();
         !self.is_lost() && !self.retired.load(Ordering::SeqCst)
     }
 
     pub fn end_content(&self, path: &[u8]) {
-        self.early().end_content(path);
+        self.provisional().end_content(path);
         self.changed();
     }
 
     /// Whether a wish is still to be granted.
-    pub fn wants(&self, wish: &Wish) -> bool {
+    pub fn wants(&self, demand: &Demand) -> bool {
         let has_come = |path: &[u8]| self.tree().find(path).is_some();
-        match wish {
-            Wish::Existence(path) => !has_come(path) && !self.early().knows(path),
-            Wish::Header(path) | Wish::Target(path) => !has_come(path) && !self.early().knows_header(path),
-            Wish::Content(path) => !has_come(path) && self.early().spool.get(path).is_none(),
+        match demand {
+            Demand::Existence(path) => !has_come(path) && !self.provisional().knows(path),
+            Demand::Header(path) | Demand::Target(path) => {
+                !has_come(path) && !self.provisional().knows_header(path)
+            }
+            Demand::Content(path) => !has_come(path) && self.provisional().spool.get(path).is_none(),
         }
     }
 
@@ -182,8 +184,8 @@ impl Filling {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    fn no_more_wishes(&self) {
-        *self.wishes.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    fn no_more_demands(&self) {
+        *self.demands.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     // How far it is.
@@ -201,7 +203,7 @@ impl Filling {
     }
 
     pub fn aliases(&self) -> Aliases {
-        self.early().aliases.clone()
+        self.provisional().aliases.clone()
     }
 
     pub fn with_tree<R>(&self, read: impl FnOnce(&GrowingTree) -> R) -> R {
@@ -237,58 +239,58 @@ impl Filling {
         if ino == Ino::ROOT && self.awaits_root.load(Ordering::Acquire) {
             return Err(self.not_yet());
         }
-        let (tree, mut early) = (self.tree(), self.early());
-        match early.resolve(ino)? {
+        let (tree, mut provisional) = (self.tree(), self.provisional());
+        match provisional.resolve(ino)? {
             Resolved::Tree(known) => Ok(Stat { ino, ..tree.stat(known)? }),
-            Resolved::Ahead(node) => match node.stat(ino) {
+            Resolved::Provisional(node) => match node.stat(ino) {
                 Some(stat) => Ok(stat),
                 None => {
-                    let wish = Wish::Header(node.path.clone());
-                    Err(self.wish(&mut early, wish))
+                    let demand = Demand::Header(node.path.clone());
+                    Err(self.demand(&mut provisional, demand))
                 }
             },
         }
     }
 
     /// The attributes of an inode as far as they are known.
-    pub fn glance(&self, ino: Ino) -> Result<Glimpse, TreeError> {
-        let (tree, early) = (self.tree(), self.early());
-        Ok(match early.resolve(ino)? {
+    pub fn brief_stat(&self, ino: Ino) -> Result<ProvisionalStat, TreeError> {
+        let (tree, provisional) = (self.tree(), self.provisional());
+        Ok(match provisional.resolve(ino)? {
             Resolved::Tree(known) => {
-                Glimpse { stat: Stat { ino, ..tree.stat(known)? }, certainty: Certainty::Growing }
+                ProvisionalStat { stat: Stat { ino, ..tree.stat(known)? }, certainty: Certainty::Growing }
             }
-            Resolved::Ahead(node) => {
-                let stat = node.stat(ino).unwrap_or_else(|| node.glance(ino));
-                Glimpse { stat, certainty: Certainty::Ahead }
+            Resolved::Provisional(node) => {
+                let stat = node.stat(ino).unwrap_or_else(|| node.brief_stat(ino));
+                ProvisionalStat { stat, certainty: Certainty::Provisional }
             }
         })
     }
 
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError> {
-        let (tree, mut early) = (self.tree(), self.early());
-        let above = match early.resolve(dir)? {
+        let (tree, mut provisional) = (self.tree(), self.provisional());
+        let above = match provisional.resolve(dir)? {
             Resolved::Tree(known) => match tree.lookup(known, name) {
-                Ok(found) => return Ok(found.map(|ino| early.aliases.outward(ino))),
+                Ok(found) => return Ok(found.map(|ino| provisional.aliases.outward(ino))),
                 Err(TreeError::NotYet) => tree.path_of(known),
                 Err(error) => return Err(error),
             },
-            Resolved::Ahead(node) if node.glance(dir).file_type != FileType::Directory => {
+            Resolved::Provisional(node) if node.brief_stat(dir).file_type != FileType::Directory => {
                 return Err(TreeError::NotADirectory(dir));
             }
-            Resolved::Ahead(node) => node.path.clone(),
+            Resolved::Provisional(node) => node.path.clone(),
         };
         let path = if above.is_empty() { name.to_vec() } else { [&above, &b"/"[..], name].concat() };
-        match early.look(&path, dir) {
+        match provisional.look(&path, dir) {
             Some(known) => Ok(known),
-            None => Err(self.wish(&mut early, Wish::Existence(path))),
+            None => Err(self.demand(&mut provisional, Demand::Existence(path))),
         }
     }
 
     pub fn parent(&self, ino: Ino) -> Result<Ino, TreeError> {
-        let (tree, early) = (self.tree(), self.early());
-        match early.resolve(ino)? {
-            Resolved::Tree(known) => tree.parent(known).map(|ino| early.aliases.outward(ino)),
-            Resolved::Ahead(node) => Ok(node.parent),
+        let (tree, provisional) = (self.tree(), self.provisional());
+        match provisional.resolve(ino)? {
+            Resolved::Tree(known) => tree.parent(known).map(|ino| provisional.aliases.outward(ino)),
+            Resolved::Provisional(node) => Ok(node.parent),
         }
     }
 
@@ -301,15 +303,15 @@ impl Filling {
         loop {
             let mut batch: Vec<(Vec<u8>, Ino, FileType, DirCookie)> = Vec::with_capacity(BATCH);
             let listing = {
-                let (tree, early) = (self.tree(), self.early());
-                let Resolved::Tree(known) = early.resolve(dir)? else {
+                let (tree, provisional) = (self.tree(), self.provisional());
+                let Resolved::Tree(known) = provisional.resolve(dir)? else {
                     return if self.is_lost() { Err(TreeError::Lost) } else { Ok(Listing::NotYet) };
                 };
                 tree.read_dir(known, from, &mut |entry| {
                     if batch.len() == BATCH {
                         return false;
                     }
-                    let ino = early.aliases.outward(entry.ino);
+                    let ino = provisional.aliases.outward(entry.ino);
                     batch.push((entry.name.to_vec(), ino, entry.file_type, entry.cookie));
                     true
                 })?
@@ -329,15 +331,15 @@ impl Filling {
     }
 
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>, TreeError> {
-        let (tree, mut early) = (self.tree(), self.early());
-        match early.resolve(ino)? {
+        let (tree, mut provisional) = (self.tree(), self.provisional());
+        match provisional.resolve(ino)? {
             Resolved::Tree(known) => tree.read_link(known),
-            Resolved::Ahead(node) => match node.entry() {
+            Resolved::Provisional(node) => match node.entry() {
                 Some(Entry { kind: EntryKind::Symlink(target), .. }) => Ok(target.clone()),
                 Some(_) => Err(TreeError::NotASymlink(ino)),
                 None => {
-                    let wish = Wish::Target(node.path.clone());
-                    Err(self.wish(&mut early, wish))
+                    let demand = Demand::Target(node.path.clone());
+                    Err(self.demand(&mut provisional, demand))
                 }
             },
         }
@@ -346,17 +348,17 @@ impl Filling {
     pub fn xattrs(&self, ino: Ino, emit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), TreeError> {
         let mut found = Vec::new();
         {
-            let (tree, mut early) = (self.tree(), self.early());
-            match early.resolve(ino)? {
+            let (tree, mut provisional) = (self.tree(), self.provisional());
+            match provisional.resolve(ino)? {
                 Resolved::Tree(known) => tree.xattrs(known, &mut |name, value| {
                     found.push((name.to_vec(), value.to_vec()));
                     true
                 })?,
-                Resolved::Ahead(node) => match node.entry() {
+                Resolved::Provisional(node) => match node.entry() {
                     Some(entry) => found.clone_from(&entry.xattrs),
                     None => {
-                        let wish = Wish::Header(node.path.clone());
-                        return Err(self.wish(&mut early, wish));
+                        let demand = Demand::Header(node.path.clone());
+                        return Err(self.demand(&mut provisional, demand));
                     }
                 },
             }
@@ -366,23 +368,23 @@ impl Filling {
     }
 
     pub fn segment(&self, ino: Ino, offset: u64) -> Result<Segment, TreeError> {
-        let (tree, early) = (self.tree(), self.early());
-        match early.resolve(ino)? {
+        let (tree, provisional) = (self.tree(), self.provisional());
+        match provisional.resolve(ino)? {
             Resolved::Tree(known) => tree.segment(known, offset),
-            Resolved::Ahead(_) => Err(self.not_yet()),
+            Resolved::Provisional(_) => Err(self.not_yet()),
         }
     }
 
     pub fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
         let tree = self.tree();
-        let (known, wish, fetched) = {
-            let early = self.early();
-            let fetched = early.fetched(ino).cloned();
-            match early.resolve(ino)? {
+        let (known, demand, fetched) = {
+            let provisional = self.provisional();
+            let fetched = provisional.fetched(ino).cloned();
+            match provisional.resolve(ino)? {
                 Resolved::Tree(known) => (Some(known), None, fetched),
-                Resolved::Ahead(node) => {
-                    let fits = node.glance(ino).size <= MAX_FETCHED;
-                    (None, fits.then(|| Wish::Content(node.path.clone())), fetched)
+                Resolved::Provisional(node) => {
+                    let fits = node.brief_stat(ino).size <= MAX_FETCHED;
+                    (None, fits.then(|| Demand::Content(node.path.clone())), fetched)
                 }
             }
         };
@@ -390,7 +392,7 @@ impl Filling {
         if let Some(read) = fetched.and_then(|piece| piece.read(offset, buf)) {
             return Ok(read?);
         }
-        match (known, wish) {
+        match (known, demand) {
             (Some(known), _) => read_segments(&*tree, known, offset, buf, |at, buf| {
                 if at.saturating_add(buf.len() as u64) > self.readable.load(Ordering::Acquire) {
                     return Err(self.not_yet().into());
@@ -398,7 +400,7 @@ impl Filling {
                 let data = self.data.get().ok_or_else(|| self.not_yet())?;
                 data.read_exact_at(buf, at)
             }),
-            (None, Some(wish)) => Err(self.wish(&mut self.early(), wish).into()),
+            (None, Some(demand)) => Err(self.demand(&mut self.provisional(), demand).into()),
             (None, None) => Err(self.not_yet().into()),
         }
     }
@@ -408,9 +410,9 @@ impl Filling {
     }
 
     /// Asks for something to be brought before its turn; the error to answer with meanwhile.
-    fn wish(&self, early: &mut Early, wish: Wish) -> TreeError {
-        if let Some(wishes) = &*self.wishes.lock().unwrap_or_else(PoisonError::into_inner) {
-            early.wish(wish, wishes);
+    fn demand(&self, provisional: &mut Provisional, demand: Demand) -> TreeError {
+        if let Some(demands) = &*self.demands.lock().unwrap_or_else(PoisonError::into_inner) {
+            provisional.demand(demand, demands);
         }
         self.not_yet()
     }
@@ -423,7 +425,7 @@ impl Filling {
         self.tree.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn early(&self) -> MutexGuard<'_, Early> {
-        self.early.lock().unwrap_or_else(PoisonError::into_inner)
+    fn provisional(&self) -> MutexGuard<'_, Provisional> {
+        self.provisional.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

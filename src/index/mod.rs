@@ -4,15 +4,15 @@
 //! [`write_index`] lays the finished tree down on disk, where the [`Index`] reads it. Both trees answer the
 //! [`Tree`] interface; a [`Filesystem`] is a tree with the files that hold its bytes. Imports no other room.
 
-mod apart;
 mod compare;
 mod data;
-mod early;
 mod extent;
+mod external;
 mod filesystem;
 mod filling;
 mod format;
 mod growing;
+mod provisional;
 mod reader;
 pub mod scan;
 mod spool;
@@ -21,13 +21,13 @@ mod whiteout;
 mod writer;
 mod xattrs;
 
-pub use apart::{Apart, Run};
 pub use compare::{Attribute, Change, Difference, DifferenceKind, compare};
 pub use data::{DataFile, FileIdentity, ReadError};
-pub use early::{Glance, Wish, Wishes};
-pub use filesystem::{Certainty, Filesystem, FillState, Glimpse, Grower, Incoming, Pinned, Whence};
+pub use external::{ExternalRuns, Run};
+pub use filesystem::{Certainty, Filesystem, FillState, Grower, Incoming, Pinned, ProvisionalStat, Whence};
 pub use format::VERSION as FORMAT_VERSION;
 pub use growing::{Changes, GrowError, GrowingTree, Merge, MergeError, Order};
+pub use provisional::{BriefStat, Demand, DemandSender};
 pub use reader::{Index, OpenError};
 pub use spool::MAX_FETCHED;
 pub use tree::{

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::alone::{Alone, Files};
 use super::fill::{self, Bytes, Job, Opened, Plan};
 use super::image::{Current, exported_by};
 use super::place::Place;
+use super::single_paths::{Files, SinglePaths};
 use super::{ContainerDetails, Context, Details, Keep, Mount, ROOTFS, Source, SourceError};
 use crate::cache::{Content, Entry, Filler, Kind, Obtained};
 use crate::docker::{
@@ -96,7 +96,7 @@ fn show(
         place,
         lives: true,
         order: Order::DepthFirst,
-        wishes: None,
+        demands: None,
         patience: super::image::PATIENCE,
         temporary: true,
     };
@@ -123,11 +123,11 @@ fn show(
         let Opened::Filling(filesystem, fill) = fill::open_dormant(plan, context, own_data, work)? else {
             continue;
         };
-        let alone = match (start, volume(&daemon, mount)) {
+        let single_paths = match (start, volume(&daemon, mount)) {
             (super::Start::WhenAsked, Some(volume)) => {
                 let files =
                     Files::Volume(Arc::clone(&container), volume.to_owned(), mount.destination.clone());
-                Some(Alone::new(daemon.clone(), files, context.progress))
+                Some(SinglePaths::new(daemon.clone(), files, context.progress))
             }
             _ => None,
         };
@@ -139,7 +139,7 @@ fn show(
             read_only: mount.read_only,
             filesystem,
             keep: Keep::Fill(fill),
-            alone,
+            single_paths,
         });
     }
     Ok(source)

@@ -20,7 +20,9 @@ use super::watched::Watched;
 use super::{Context, Details, SourceError};
 use crate::cache::{About, Cache, CacheError, Claim, Content, Data, DataWriter, Entry, Filler};
 use crate::index::scan::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
-use crate::index::{DataFile, FileIdentity, Filesystem, Grower, GrowingTree, Order, Wishes, write_index};
+use crate::index::{
+    DataFile, DemandSender, FileIdentity, Filesystem, Grower, GrowingTree, Order, write_index,
+};
 use crate::progress::{Phase, Progress};
 
 /// The pauses before a daemon's stream that broke off is asked for a second and a third time.
@@ -85,7 +87,7 @@ pub(super) struct Plan {
     pub lives: bool,
     pub order: Order,
     /// Who brings what the stream has not brought yet.
-    pub wishes: Option<Wishes>,
+    pub demands: Option<DemandSender>,
     /// How long to wait for the work to be [`Job::ready`] or done.
     pub patience: Duration,
     /// Whether the entry is for this process alone.
@@ -131,7 +133,8 @@ pub(super) fn open(
         Claim::Filler(filler) => filler,
     };
     let bytes = bytes(&filler)?;
-    let (filesystem, grower) = Filesystem::filling(plan.order, bytes.readable(&filler)?, plan.wishes.clone());
+    let (filesystem, grower) =
+        Filesystem::filling(plan.order, bytes.readable(&filler)?, plan.demands.clone());
     spool(&plan, &filler, &grower);
     let (ready, wait_ready) = sync_channel(1);
     let mut fill = Fill::of(&plan, context);
@@ -164,9 +167,9 @@ pub(super) fn open_dormant(
     }
     let fill = Fill::of(&plan, context);
     let (cache, progress) = (context.cache.clone(), Arc::clone(context.progress));
-    let (order, wishes) = (plan.order, plan.wishes.clone());
+    let (order, demands) = (plan.order, plan.demands.clone());
     let filling = Arc::clone(&fill.work);
-    let filesystem = Filesystem::dormant(order, wishes, move |grower| {
+    let filesystem = Filesystem::dormant(order, demands, move |grower| {
         let lost = grower.clone();
         let begun = filling.begin(grower.clone(), move || {
             let filler = match claim(&cache, plan.content.clone(), &progress)? {
@@ -197,7 +200,7 @@ pub(super) fn set_apart<R: BufRead>(scanner: &mut Scanner<Tee<R, DataWriter>>) -
 
 /// Says where to put the bytes of what is wished for.
 fn spool(plan: &Plan, filler: &Filler, grower: &Grower) {
-    if plan.wishes.is_some() {
+    if plan.demands.is_some() {
         match filler.create_scratch() {
             Ok(file) => grower.spool_in(file),
             Err(error) => tracing::warn!("all files are read from the stream alone: {error}"),
@@ -455,11 +458,11 @@ impl Job {
                 resumed => return resumed,
             }
         }
-        self.begin_again(stream()?, scanner)
+        self.resume_from(stream()?, scanner)
     }
 
     /// Lets a scanner go on with a stream that is another one than the last, from its front.
-    fn begin_again<R: BufRead>(
+    fn resume_from<R: BufRead>(
         &self,
         stream: R,
         scanner: &mut Scanner<Tee<Watched<R>, DataWriter>>,
@@ -469,8 +472,8 @@ impl Job {
         let tee = scanner.input_mut();
         tee.writer_mut().rewind(readable)?;
         tee.replace(self.watch(stream));
-        scanner.begin_again();
-        self.grower.begin_again(readable);
+        scanner.resume_from();
+        self.grower.resume_from(readable);
         self.place.set(self.first_place);
         self.pieced.set(true);
         Ok(())

@@ -24,7 +24,7 @@ pub struct LayerHistory {
 /// What a layer did to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Deed {
+pub enum LayerChange {
     /// It was not there before.
     Added,
     /// A directory got other attributes, or the same again, and kept what is in it.
@@ -52,25 +52,25 @@ impl Source {
     /// Which layers did something to a path, by their numbers, the lowest first.
     ///
     /// Symlinks are followed but in the last component, as each layer finds them.
-    pub fn blame(&self, path: &[u8]) -> Result<Vec<(usize, Deed)>, SourceError> {
+    pub fn blame(&self, path: &[u8]) -> Result<Vec<(usize, LayerChange)>, SourceError> {
         let path = clean(path).join(&b'/');
         let mut merge = Merge::new();
         let mut before: Option<Stat> = None;
-        let mut deeds = Vec::new();
+        let mut changes = Vec::new();
         for (number, (_, entry)) in self.layer_entries()?.enumerate() {
             merge.add(entry.index()).map_err(|e| SourceError::content(&self.spelled, e))?;
             let after = merge.stat(&path);
-            let deed = match (before, after) {
+            let change = match (before, after) {
                 (None, None) => None,
-                (None, Some(_)) => Some(Deed::Added),
-                (Some(_), None) => Some(Deed::Removed),
-                (Some(before), Some(after)) if before.ino != after.ino => Some(Deed::Replaced),
-                (Some(before), Some(after)) => (before.layer != after.layer).then_some(Deed::Changed),
+                (None, Some(_)) => Some(LayerChange::Added),
+                (Some(_), None) => Some(LayerChange::Removed),
+                (Some(before), Some(after)) if before.ino != after.ino => Some(LayerChange::Replaced),
+                (Some(before), Some(after)) => (before.layer != after.layer).then_some(LayerChange::Changed),
             };
-            deeds.extend(deed.map(|deed| (number, deed)));
+            changes.extend(change.map(|change| (number, change)));
             before = after;
         }
-        Ok(deeds)
+        Ok(changes)
     }
 
     fn layer_entries(&self) -> Result<impl Iterator<Item = (&LayerDetails, &Entry)>, SourceError> {

@@ -5,16 +5,16 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::ahead::Ahead;
-use super::alone::{Alone, Files};
 use super::fill::{self, Bytes, Job, Opened, Plan};
+use super::on_demand::OnDemand;
 use super::place::Place;
+use super::single_paths::{Files, SinglePaths};
 use super::{Context, Details, SourceError, Start, exact};
 use crate::cache::{Content, Entry, Kind, Obtained};
 use crate::docker::{ByteStream, Daemon, DockerError, Engine, HangUp, Image, ImageName};
 use crate::image::{Digest, Platform};
 use crate::index::scan::EndMark;
-use crate::index::{Order, Wish};
+use crate::index::{Demand, Order};
 use crate::progress::{OnCancel, Phase, Progress};
 
 /// The mark that Docker puts into the root of every container. Images do not have it.
@@ -37,7 +37,7 @@ pub(super) fn open(
     name: &ImageName,
     start: Start,
     context: &Context<'_>,
-) -> Result<(Opened, Option<Alone>), SourceError> {
+) -> Result<(Opened, Option<SinglePaths>), SourceError> {
     context.progress.enter(Phase::Resolving);
     if let Ok(id) = name.as_str().parse::<Digest>()
         && let Some(entry) = by_id(&id, context.platform, context)?
@@ -51,7 +51,7 @@ pub(super) fn open(
         return Ok((exact::open(source, &daemon, &image, context)?, None));
     }
     let details = details(&image);
-    let (wishes, wished) = sync_channel(MAX_WISHES);
+    let (demands, wished) = sync_channel(MAX_WISHES);
     let plan = Plan {
         content: Content {
             kind: Kind::Image,
@@ -65,18 +65,18 @@ pub(super) fn open(
         place: Place::Root(ADDED_BY_THE_DAEMON),
         lives: false,
         order: Order::DepthFirst,
-        wishes: Some(wishes),
+        demands: Some(demands),
         patience: PATIENCE,
         temporary: false,
     };
     let bytes = |filler: &crate::cache::Filler| Ok(Bytes::Own(filler.create_data()?));
     let files = Files::Image(Box::new(image.clone()), ADDED_BY_THE_DAEMON);
-    let alone = Alone::new(daemon.clone(), files, context.progress);
+    let single_paths = SinglePaths::new(daemon.clone(), files, context.progress);
     let work = move |job: Job, bytes| fetch(job, bytes, &daemon, &image, wished);
     match start {
         Start::Now => Ok((fill::open(plan, context, bytes, work)?.known_as(details), None)),
         Start::WhenAsked => match fill::open_dormant(plan, context, bytes, work)? {
-            Opened::Filling(filesystem, fill) => Ok((Opened::Filling(filesystem, fill), Some(alone))),
+            Opened::Filling(filesystem, fill) => Ok((Opened::Filling(filesystem, fill), Some(single_paths))),
             entry => Ok((entry.known_as(details), None)),
         },
     }
@@ -95,7 +95,7 @@ fn fetch(
     bytes: Bytes,
     daemon: &Daemon,
     image: &Image,
-    wished: Receiver<Wish>,
+    wished: Receiver<Demand>,
 ) -> Result<Entry, SourceError> {
     let Bytes::Own(writer) = bytes else { return Err(SourceError::NoStream) };
     let container = daemon.throwaway(image)?;
@@ -103,7 +103,7 @@ fn fetch(
     let (grower, progress) = (job.grower.clone(), Arc::clone(&job.progress));
     let wished = Mutex::new(wished);
     let current = Current::of(&progress);
-    let ahead = Ahead::new(daemon, &container, ADDED_BY_THE_DAEMON, &grower, &progress, &current);
+    let ahead = OnDemand::new(daemon, &container, ADDED_BY_THE_DAEMON, &grower, &progress, &current);
     let result = std::thread::scope(|scope| {
         for _ in 0..AHEAD {
             scope.spawn(|| ahead.serve(&wished));

@@ -4,8 +4,6 @@
 //! gives a [`Source`]: an identity and a table of mounts, each with its [`Filesystem`]. This is where the
 //! daemon and the cache meet; neither knows of the other. Knows nothing of FUSE or of the command line.
 
-mod ahead;
-mod alone;
 mod container;
 mod error;
 mod exact;
@@ -13,7 +11,9 @@ mod fill;
 mod history;
 mod image;
 mod layers;
+mod on_demand;
 mod place;
+mod single_paths;
 mod spec;
 mod tarball;
 mod watched;
@@ -36,9 +36,9 @@ use self::fill::{Fill, Opened};
 use self::layers::Packed;
 
 pub use crate::cache::Kind;
-pub(crate) use alone::{Alone, Fetched, Found};
 pub use error::SourceError;
-pub use history::{Deed, LayerHistory};
+pub use history::{LayerChange, LayerHistory};
+pub(crate) use single_paths::{Fetched, Found, SinglePaths};
 pub use spec::Spec;
 
 /// What opening a source may need.
@@ -162,7 +162,7 @@ pub struct Mount {
     /// The tree and its bytes, which may still be on their way.
     pub filesystem: Arc<Filesystem>,
     keep: Keep,
-    alone: Option<Alone>,
+    single_paths: Option<SinglePaths>,
 }
 
 /// How far a mount has come.
@@ -202,13 +202,13 @@ impl Mount {
             read_only: false,
             filesystem,
             keep,
-            alone: None,
+            single_paths: None,
         }
     }
 
     /// What brings single files of it as long as nothing else has been asked for.
-    pub(crate) fn alone(&self) -> Option<&Alone> {
-        self.alone.as_ref().filter(|_| self.filesystem.state() == FillState::Dormant)
+    pub(crate) fn single_paths(&self) -> Option<&SinglePaths> {
+        self.single_paths.as_ref().filter(|_| self.filesystem.state() == FillState::Dormant)
     }
 
     /// Why it, or the rest of it, will never come, if that is so.
@@ -294,10 +294,10 @@ fn find_image(
     start: Start,
     context: &Context<'_>,
 ) -> Result<Source, SourceError> {
-    let (opened, alone) = image::open(source, &name.parse()?, start, context)?;
+    let (opened, single_paths) = image::open(source, &name.parse()?, start, context)?;
     let mut source = Source::of(source, opened, context)?;
     if let Some(root) = source.mounts.first_mut() {
-        root.alone = alone;
+        root.single_paths = single_paths;
     }
     Ok(source)
 }

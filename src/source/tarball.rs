@@ -68,7 +68,7 @@ pub(super) fn open(source: &OsStr, path: &Path, context: &Context<'_>) -> Result
         place: Place::Root(&[]),
         lives: false,
         order: Order::Any,
-        wishes: None,
+        demands: None,
         patience: PATIENCE,
         temporary: false,
     };

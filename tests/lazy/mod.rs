@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use imagefs::fuse::End;
 use imagefs::index::scan::Entry;
-use imagefs::index::{FileType, Glance, Grower, Incoming, Wish};
+use imagefs::index::{BriefStat, Demand, FileType, Grower, Incoming};
 use rustix::fs::{Mode, OFlags, RawDir};
 
 use self::stream::{Live, Stream, What, entry};
@@ -323,17 +323,19 @@ fn a_path_that_was_fetched_alone_is_the_same_file_when_the_stream_brings_it() {
         let mut asked = Vec::new();
         for wish in wished {
             match &wish {
-                Wish::Existence(path) if path == b"d" => {
+                Demand::Existence(path) if path == b"d" => {
                     let mtime = entry("d", &What::Directory, 0).mtime;
-                    grower
-                        .found(path, Glance { file_type: FileType::Directory, perm: 0o755, size: 0, mtime });
+                    grower.found(
+                        path,
+                        BriefStat { file_type: FileType::Directory, perm: 0o755, size: 0, mtime },
+                    );
                 }
-                Wish::Existence(path) if path == b"d/first" || path == b"d/link" => {
+                Demand::Existence(path) if path == b"d/first" || path == b"d/link" => {
                     let Entry { perm, mtime, .. } = entry("d/first", &fetched, 0);
-                    grower.found(path, Glance { file_type: FileType::Regular, perm, size: 2000, mtime });
+                    grower.found(path, BriefStat { file_type: FileType::Regular, perm, size: 2000, mtime });
                 }
-                Wish::Existence(path) => grower.absent(path),
-                Wish::Header(path) | Wish::Target(path) | Wish::Content(path) => {
+                Demand::Existence(path) => grower.absent(path),
+                Demand::Header(path) | Demand::Target(path) | Demand::Content(path) => {
                     grower.header(path, entry("d/first", &fetched, 0));
                     if let Some(mut incoming) = grower.content(path, 2000) {
                         incoming.write_all(bytes(&fetched)).unwrap();
@@ -373,14 +375,14 @@ fn a_path_that_was_fetched_alone_is_the_same_file_when_the_stream_brings_it() {
     assert!(wait_until(|| fs::metadata(live.path("d/link")).unwrap().nlink() == 2));
     assert_eq!(names(&live.path("d")).unwrap(), ["first", "link"].map(String::from).into());
     let asked = daemon.join().unwrap();
-    let looks = asked.iter().filter(|wish| **wish == Wish::Existence(b"d/first".to_vec())).count();
+    let looks = asked.iter().filter(|wish| **wish == Demand::Existence(b"d/first".to_vec())).count();
     assert_eq!(looks, 1, "{asked:?}");
 }
 
 /// Answers wishes for the file `large` of `size` bytes; its bytes come by `give`.
 fn serve_large(
     grower: &Grower,
-    wished: Receiver<Wish>,
+    wished: Receiver<Demand>,
     what: &What,
     give: impl FnOnce(Incoming) + Send + 'static,
 ) -> thread::JoinHandle<()> {
@@ -391,12 +393,12 @@ fn serve_large(
         for wish in wished {
             let path = wish.path();
             match wish {
-                Wish::Existence(_) => {
+                Demand::Existence(_) => {
                     let Entry { perm, mtime, .. } = entry;
-                    grower.found(path, Glance { file_type: FileType::Regular, perm, size, mtime });
+                    grower.found(path, BriefStat { file_type: FileType::Regular, perm, size, mtime });
                 }
-                Wish::Header(_) | Wish::Target(_) => grower.header(path, entry.clone()),
-                Wish::Content(_) => {
+                Demand::Header(_) | Demand::Target(_) => grower.header(path, entry.clone()),
+                Demand::Content(_) => {
                     give.take().expect("asked once")(grower.content(path, size).unwrap());
                 }
             }

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use imagefs::index::scan::Entry;
-use imagefs::index::{FileType, Glance, Grower, Wish};
+use imagefs::index::{BriefStat, Demand, FileType, Grower};
 
 use super::stream::{Live, Numbers, Stream, What, entry};
 use super::{PATIENCE, error, names};
@@ -130,7 +130,7 @@ fn assert_attributes(path: &str, found: &fs::Metadata, expected: &Entry) {
 
 /// Grants wishes out of a model, as a daemon does that is asked for single paths: some not, and some not to the end. Returns
 /// how many files it gave whole.
-fn grant(model: &Model, mut numbers: Numbers, grower: &Grower, wished: Receiver<Wish>) -> usize {
+fn grant(model: &Model, mut numbers: Numbers, grower: &Grower, wished: Receiver<Demand>) -> usize {
     let mut given = 0;
     for wish in wished {
         let path = wish.path();
@@ -151,11 +151,11 @@ fn grant(model: &Model, mut numbers: Numbers, grower: &Grower, wished: Receiver<
             What::Link(_) => unreachable!("the model shows what a link leads to"),
         };
         match (&wish, what) {
-            (Wish::Existence(_), _) => {
+            (Demand::Existence(_), _) => {
                 let Entry { perm, mtime, .. } = entry;
-                grower.found(path, Glance { file_type, perm, size, mtime });
+                grower.found(path, BriefStat { file_type, perm, size, mtime });
             }
-            (Wish::Content(_), What::File(bytes)) => {
+            (Demand::Content(_), What::File(bytes)) => {
                 let Some(mut incoming) = grower.content(path, size) else { continue };
                 let end = if numbers.below(3) == 0 { bytes.len() / 2 } else { bytes.len() };
                 let written = bytes[..end].chunks(10_000).try_for_each(|piece| incoming.write_all(piece));
@@ -169,7 +169,7 @@ fn grant(model: &Model, mut numbers: Numbers, grower: &Grower, wished: Receiver<
 
 /// Streams a random tree while four threads ask at random. With `wished`, what they ask for may come before its
 /// turn; returns how many files did.
-fn run(seed: u64, mut stream: Stream, wished: Option<Receiver<Wish>>) -> usize {
+fn run(seed: u64, mut stream: Stream, wished: Option<Receiver<Demand>>) -> usize {
     let mut numbers = Numbers(seed);
     // Nobody can know of what was fetched alone that it is another name of the same file.
     let entries = tree(&mut numbers, wished.is_none());

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use imagefs::fuse::{self, End, SessionConfig, SessionError, Stopper, View, ViewMount, ViewOptions};
 use imagefs::index::scan::{Content, Entry, EntryKind};
-use imagefs::index::{DataFile, Filesystem, Grower, Index, Order, Timestamp, Wish, Wishes, write_index};
+use imagefs::index::{
+    DataFile, Demand, DemandSender, Filesystem, Grower, Index, Order, Timestamp, write_index,
+};
 
 const IDENTITY: [u8; 32] = [1; 32];
 
@@ -43,14 +45,14 @@ impl Stream {
     }
 
     /// One whose reader is asked for what has not come.
-    pub fn with_wishes() -> (Stream, Receiver<Wish>) {
+    pub fn with_wishes() -> (Stream, Receiver<Demand>) {
         let (wishes, wished) = sync_channel(64);
         let stream = Stream::make(Order::DepthFirst, Some(wishes));
         stream.grower.spool_in(tempfile::tempfile().unwrap());
         (stream, wished)
     }
 
-    fn make(order: Order, wishes: Option<Wishes>) -> Stream {
+    fn make(order: Order, wishes: Option<DemandSender>) -> Stream {
         let data = tempfile::tempfile().unwrap();
         let readable = DataFile::owned(data.try_clone().unwrap());
         let (filesystem, grower) = Filesystem::filling(order, readable, wishes);

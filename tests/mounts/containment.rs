@@ -168,5 +168,5 @@ fn an_absolute_target_beneath_a_volume_leads_into_that_volume() {
     assert_eq!(at("cat rootfs/etc/link var-lib-data/back var-lib-data/own"), "volume\nhost\nvolume\n");
     assert_eq!(at("ls rootfs/var/lib/data"), "");
     live.stop();
-    assert_eq!(fuse::standing(&rootfs.mountpoint).unwrap(), fuse::Standing::Nothing);
+    assert_eq!(fuse::mount_status(&rootfs.mountpoint).unwrap(), fuse::MountStatus::Nothing);
 }

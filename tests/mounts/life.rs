@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use imagefs::fuse::{self, End, SessionConfig, SessionError, Standing, ViewOptions, standing};
+use imagefs::fuse::{self, End, MountStatus, SessionConfig, SessionError, ViewOptions, mount_status};
 
 use super::support::*;
 
@@ -15,7 +15,7 @@ const FIXTURE: &str = "echo content > f; head -c 5000000 /dev/zero > big";
 
 #[track_caller]
 fn assert_nothing_left(mountpoint: &Path) {
-    assert_eq!(standing(mountpoint).unwrap(), Standing::Nothing);
+    assert_eq!(mount_status(mountpoint).unwrap(), MountStatus::Nothing);
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!table.contains(mountpoint.to_str().unwrap()));
     assert_eq!(fs::read_dir(mountpoint).unwrap().count(), 0);
@@ -30,7 +30,7 @@ fn whoever_unmounts_it_ends_the_server() {
     for command in ["umount mnt", "fusermount3 -u mnt", "umount -l mnt", "fusermount3 -u -z mnt"] {
         let fixture = Fixture::new(FIXTURE);
         let live = live(&fixture);
-        assert_eq!(standing(&fixture.mountpoint).unwrap(), Standing::Live);
+        assert_eq!(mount_status(&fixture.mountpoint).unwrap(), MountStatus::Live);
         shell(command, fixture.mountpoint.parent().unwrap());
         assert_eq!(live.wait(), End::Unmounted, "{command}");
         assert_nothing_left(&fixture.mountpoint);
@@ -100,7 +100,7 @@ fn the_end_of_a_session_spares_what_lies_beneath_and_what_came_after() {
     run("umount", [mountpoint]);
     let second = live(&fixture);
     assert_eq!(first.stop(), End::Unmounted);
-    assert_eq!(standing(&fixture.mountpoint).unwrap(), Standing::Live);
+    assert_eq!(mount_status(&fixture.mountpoint).unwrap(), MountStatus::Live);
     assert_eq!(shell("cat rootfs/f", &fixture.mountpoint), "content\n");
     assert_eq!(second.stop(), End::Stopped);
 }
@@ -110,9 +110,9 @@ fn a_killed_server_leaves_a_mount_that_is_known_as_stale() {
     let fixture = Fixture::new(FIXTURE);
     let mut server = Server::start(&fixture);
     assert_eq!(server.refusal, None);
-    assert_eq!(standing(&fixture.mountpoint).unwrap(), Standing::Live);
+    assert_eq!(mount_status(&fixture.mountpoint).unwrap(), MountStatus::Live);
     server.kill();
-    assert_eq!(standing(&fixture.mountpoint).unwrap(), Standing::Stale);
+    assert_eq!(mount_status(&fixture.mountpoint).unwrap(), MountStatus::Stale);
     let refused = fixture.config().check().unwrap_err();
     assert!(matches!(refused, SessionError::Stale(_)), "{refused}");
     fuse::unmount(&fixture.mountpoint, false).unwrap();
@@ -126,9 +126,9 @@ fn a_stopped_server_does_not_hang_whoever_asks_what_is_mounted() {
     let pid = rustix::process::Pid::from_child(&server.child);
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED).unwrap();
-    assert_eq!(standing(&fixture.mountpoint).unwrap(), Standing::Hung);
+    assert_eq!(mount_status(&fixture.mountpoint).unwrap(), MountStatus::Hung);
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
-    assert_eq!(standing(&fixture.mountpoint).unwrap(), Standing::Live);
+    assert_eq!(mount_status(&fixture.mountpoint).unwrap(), MountStatus::Live);
     server.stop();
     assert_nothing_left(&fixture.mountpoint);
 }
@@ -260,11 +260,11 @@ fn a_mountpoint_with_a_strange_name_works_like_any_other() {
     let session =
         Live::start(view(fixture.filesystem(), ViewOptions::default()), &SessionConfig::new(&link)).unwrap();
     for path in [&strange, &link, &strange.join("../link")] {
-        assert_eq!(standing(path).unwrap(), Standing::Live, "{path:?}");
+        assert_eq!(mount_status(path).unwrap(), MountStatus::Live, "{path:?}");
     }
     fuse::unmount(&link, false).unwrap();
     assert_eq!(session.wait(), End::Unmounted);
-    assert_eq!(standing(&strange).unwrap(), Standing::Nothing);
+    assert_eq!(mount_status(&strange).unwrap(), MountStatus::Nothing);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn an_ordinary_user_mounts_reads_everything_and_unmounts() {
     assert_eq!(listed.stdout, b"inside\n");
     // Nobody else enters, root included.
     assert_eq!(fs::read_dir(&fixture.mountpoint).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
-    assert_eq!(standing(&fixture.mountpoint).unwrap(), Standing::Live);
+    assert_eq!(mount_status(&fixture.mountpoint).unwrap(), MountStatus::Live);
     server.stop();
     assert_nothing_left(&fixture.mountpoint);
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use imagefs::fuse::ViewOptions;
-use imagefs::index::{Apart, DataFile, Ino, Run, Segment};
+use imagefs::index::{DataFile, ExternalRuns, Ino, Run, Segment};
 
 use super::support::*;
 use crate::support::kernel_passes_through;
@@ -33,9 +33,9 @@ impl Passed {
         let rest = tempfile::tempfile().unwrap();
         rest.write_all_at(&tar[..at as usize], 0).unwrap();
         rest.write_all_at(&tar[(at + len) as usize..], at).unwrap();
-        let apart = Apart::default();
-        assert!(apart.add(Run { at, len }, own.try_clone().unwrap()));
-        let filesystem = filesystem_of(&fixture.tar, DataFile::parted(rest, apart));
+        let external = ExternalRuns::default();
+        assert!(external.add(Run { at, len }, own.try_clone().unwrap()));
+        let filesystem = filesystem_of(&fixture.tar, DataFile::parted(rest, external));
         let live = Live::start(view(filesystem, ViewOptions::default()), &fixture.config()).unwrap();
         Passed { fixture, own, live }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use imagefs::fuse::{
-    self, End, SessionConfig, SessionError, Standing, Stopper, View, ViewMount, ViewOptions, standing,
+    self, End, MountStatus, SessionConfig, SessionError, Stopper, View, ViewMount, ViewOptions, mount_status,
 };
 use imagefs::index::scan::{EndMark, FileInput, Scanner};
 use imagefs::index::{DataFile, Filesystem, GrowingTree};
@@ -195,7 +195,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Ok(Standing::Stale) = standing(&self.mountpoint) {
+        if let Ok(MountStatus::Stale) = mount_status(&self.mountpoint) {
             let _ = fuse::unmount(&self.mountpoint, true);
         }
     }

@@ -18,7 +18,7 @@ pub(super) fn ttl(certainty: Certainty) -> Duration {
     match certainty {
         Certainty::Final => FOREVER,
         Certainty::Growing => A_WHILE,
-        Certainty::Ahead => Duration::ZERO,
+        Certainty::Provisional => Duration::ZERO,
     }
 }
 

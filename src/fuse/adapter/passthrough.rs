@@ -45,9 +45,9 @@ impl Passthrough {
         if !view.is_final() {
             return None;
         }
-        let apart = view.apart();
-        let (_, sample) = apart.first()?;
-        let bytes = apart.iter().fold(0u64, |sum, (run, _)| sum.saturating_add(run.len));
+        let external = view.external();
+        let (_, sample) = external.first()?;
+        let bytes = external.iter().fold(0u64, |sum, (run, _)| sum.saturating_add(run.len));
         if bytes / WORTH < view.space().files {
             return None;
         }

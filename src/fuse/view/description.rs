@@ -77,7 +77,7 @@ impl Editions {
     pub fn certainty(&self) -> Certainty {
         match self.description {
             Description::Fixed(_) => Certainty::Final,
-            Description::Live(_) => Certainty::Ahead,
+            Description::Live(_) => Certainty::Provisional,
         }
     }
 

@@ -126,7 +126,7 @@ impl View {
         entry: ListedEntry<'_>,
         emit: &mut dyn FnMut(ListedEntry<'_>, &Attributes) -> bool,
     ) -> Result<bool, ViewError> {
-        let attributes = self.glimpse(entry.node)?;
+        let attributes = self.provisional_stat(entry.node)?;
         if matches!(entry.name, b"." | b"..") {
             return Ok(emit(entry, &attributes));
         }

@@ -17,10 +17,10 @@ impl View {
     }
 
     /// What stands in files of its own, and these.
-    pub fn apart(&self) -> Vec<(Run, Arc<File>)> {
+    pub fn external(&self) -> Vec<(Run, Arc<File>)> {
         // The layers are another look at the bytes of the root filesystem.
         let table = self.tables.current();
         let shown = table.shown(self.options.flat).iter().take(table.containers);
-        shown.flat_map(|mount| mount.filesystem.apart()).collect()
+        shown.flat_map(|mount| mount.filesystem.external()).collect()
     }
 }

@@ -58,7 +58,7 @@ impl View {
     pub fn absence(&self, dir: Node) -> Certainty {
         // Once the root itself is replaced, nobody can tell which names were asked for in vain.
         match self.options.flat && self.options.replaceable && dir == Node::ROOT {
-            true => Certainty::Ahead,
+            true => Certainty::Provisional,
             false => Certainty::Final,
         }
     }

@@ -387,7 +387,7 @@ fn what_nobody_has_goes_when_it_is_replaced() {
 fn the_root_of_a_flat_session_goes_from_each_mount_to_the_next() {
     let (old, there) = one_file("rootfs", b"old");
     let view = View::new(vec![old], ViewOptions { flat: true, replaceable: true, ..options() }).unwrap();
-    assert_eq!(view.absence(Node::ROOT), Certainty::Ahead);
+    assert_eq!(view.absence(Node::ROOT), Certainty::Provisional);
     let file = walk(&view, "f");
     let outdated = view.replace(vec![one_file("rootfs", b"new").0]).unwrap();
     assert_eq!(outdated, Outdated { dir: Node::ROOT, names: vec!["f".into(), "l".into()] });
@@ -463,7 +463,7 @@ fn the_description_is_what_it_says_when_it_is_looked_up() {
     let description = Description::Live(Arc::new(move || told.lock().unwrap().clone()));
     let view = view_of(Builder::new().finish(), ViewOptions { description, ..options() });
     let one = walk(&view, ".imagefs.json");
-    assert_eq!((one.node, one.size, one.certainty), (Node::DESCRIPTION, 3, Certainty::Ahead));
+    assert_eq!((one.node, one.size, one.certainty), (Node::DESCRIPTION, 3, Certainty::Provisional));
     assert_eq!(walk(&view, ".imagefs.json").node, one.node);
     *state.lock().unwrap() = b"three".to_vec();
     let three = walk(&view, ".imagefs.json");

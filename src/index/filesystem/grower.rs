@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::{Finished, Live};
-use crate::index::early::{Aliases, Glance, Wish};
+use crate::index::provisional::{Aliases, BriefStat, Demand};
 use crate::index::scan::Entry;
 use crate::index::spool::Piece;
 use crate::index::{DataFile, GrowError, GrowingTree, Tree};
@@ -29,8 +29,8 @@ impl Grower {
 
     /// The entries from here on are those of another archive of the same files, which may have changed since the first one
     /// broke off: only what is lacking is put in. What is not before byte `readable` of the data file is lacking.
-    pub fn begin_again(&self, readable: u64) {
-        self.live.filling.begin_again(readable);
+    pub fn resume_from(&self, readable: u64) {
+        self.live.filling.resume_from(readable);
     }
 
     /// The stream is moving, though no entry may come for a while.
@@ -73,8 +73,8 @@ impl Grower {
     }
 
     /// There is something at `path` that the stream has not brought yet.
-    pub fn found(&self, path: &[u8], glance: Glance) {
-        self.live.filling.found(path, glance);
+    pub fn found(&self, path: &[u8], brief_stat: BriefStat) {
+        self.live.filling.found(path, brief_stat);
     }
 
     /// There is nothing at `path`.
@@ -101,8 +101,8 @@ impl Grower {
     }
 
     /// Whether a wish is still to be granted: the stream may have come by meanwhile.
-    pub fn wants(&self, wish: &Wish) -> bool {
-        self.live.filling.wants(wish)
+    pub fn wants(&self, demand: &Demand) -> bool {
+        self.live.filling.wants(demand)
     }
 }
 

@@ -5,7 +5,6 @@
 //! [index](super::writer) keep it. What is replaced or removed leaves a gap in the numbers; a [`Merge`], of which nobody
 //! sees a number before it is finished, closes them.
 
-mod again;
 mod answers;
 mod changes;
 mod gaps;
@@ -14,6 +13,7 @@ mod links;
 mod merge;
 mod paths;
 mod records;
+mod resume;
 mod walk;
 
 use std::collections::HashMap;
@@ -87,7 +87,7 @@ pub struct GrowingTree {
     /// With [`Order::DepthFirst`]: the directory that the archive is in, and those above it, the root first.
     walk: Vec<Ino>,
     complete: bool,
-    /// Whether only what is lacking is put in: see [`GrowingTree::begin_again`].
+    /// Whether only what is lacking is put in: see [`GrowingTree::resume_from`].
     patching: bool,
     /// Names that are kept for files which are to come again.
     vacant: Vec<u32>,
@@ -136,7 +136,7 @@ impl GrowingTree {
     /// takes the new attributes and keeps its children.
     ///
     /// Returns its inode, but for a hard link whose target has not come yet, for a whiteout of what is gone already, and for
-    /// what is not [lacking](GrowingTree::begin_again).
+    /// what is not [lacking](GrowingTree::resume_from).
     pub fn insert(&mut self, mut entry: Entry) -> Result<Option<Ino>, GrowError> {
         self.patience.add_entries(1);
         if self.of_layer && layer::mark_whiteout(&mut entry) && self.is_moot(&entry.path)? {

@@ -127,7 +127,7 @@ proptest! {
         }
         // The directories that the first walk has left are what they were.
         let left = told.last().map_or(&b""[..], |last| &last.path[..2]);
-        tree.begin_again(readable);
+        tree.resume_from(readable);
         for entry in second {
             let size = match entry.kind {
                 EntryKind::Regular { size, .. } => size,

@@ -153,7 +153,7 @@ impl<R: TarInput> Scanner<R> {
     }
 
     /// What follows is another archive, from its front: the rest of the last entry's content does not come.
-    pub fn begin_again(&mut self) {
+    pub fn resume_from(&mut self) {
         self.behind = 0;
         self.globals = PaxHeader::default();
         self.finished = false;

@@ -12,7 +12,7 @@ use lru::LruCache;
 
 use crate::docker::{ByteStream, Daemon, Engine, PathStat, Throwaway};
 use crate::index::scan::{self, EndMark, Entry, EntryKind, Forward, Scanner};
-use crate::index::{FileType, Glance, Grower, MAX_FETCHED, Timestamp, Wish};
+use crate::index::{BriefStat, Demand, FileType, Grower, MAX_FETCHED, Timestamp};
 use crate::progress::Progress;
 
 use super::SourceError;
@@ -30,7 +30,7 @@ const CHUNK: usize = 128 << 10;
 /// Grants the wishes of a filesystem whose stream is under way. To be shared by as many threads as may ask at a time.
 ///
 /// Podman is only asked whether there is something: it tells neither who owns a file nor what a symlink's target is.
-pub(super) struct Ahead<'a> {
+pub(super) struct OnDemand<'a> {
     daemon: &'a Daemon,
     container: &'a Throwaway,
     /// Paths that the daemon has and the image has not.
@@ -45,7 +45,7 @@ pub(super) struct Ahead<'a> {
     fetched: Condvar,
 }
 
-impl<'a> Ahead<'a> {
+impl<'a> OnDemand<'a> {
     pub fn new(
         daemon: &'a Daemon,
         container: &'a Throwaway,
@@ -53,30 +53,30 @@ impl<'a> Ahead<'a> {
         grower: &'a Grower,
         progress: &'a Progress,
         current: &'a Current,
-    ) -> Ahead<'a> {
+    ) -> OnDemand<'a> {
         let targets = Mutex::new(LruCache::new(MAX_TARGETS));
         let (under_way, fetched) = (Mutex::default(), Condvar::new());
-        Ahead { daemon, container, leave_out, grower, progress, current, targets, under_way, fetched }
+        OnDemand { daemon, container, leave_out, grower, progress, current, targets, under_way, fetched }
     }
 
     /// Grants wishes until there can be no more.
-    pub fn serve(&self, wished: &Mutex<Receiver<Wish>>) {
+    pub fn serve(&self, wished: &Mutex<Receiver<Demand>>) {
         loop {
-            let wish = lock(wished).recv();
-            let Ok(wish) = wish else { return };
-            if self.progress.check().is_err() || !self.grower.wants(&wish) {
+            let demand = lock(wished).recv();
+            let Ok(demand) = demand else { return };
+            if self.progress.check().is_err() || !self.grower.wants(&demand) {
                 continue;
             }
-            let granted = match &wish {
-                Wish::Existence(path) => self.look(path).map(|found| found.is_some()),
+            let granted = match &demand {
+                Demand::Existence(path) => self.look(path).map(|found| found.is_some()),
                 _ if self.daemon.engine() == Engine::Podman => Ok(false),
-                Wish::Target(path) => self.follow(path),
-                Wish::Header(_) => self.bring(&wish, MAX_ALONG),
-                Wish::Content(_) => self.bring(&wish, MAX_FETCHED),
+                Demand::Target(path) => self.follow(path),
+                Demand::Header(_) => self.bring(&demand, MAX_ALONG),
+                Demand::Content(_) => self.bring(&demand, MAX_FETCHED),
             };
             match granted {
                 Ok(true) => {}
-                Ok(false) => tracing::debug!("left to the stream: {wish:?}"),
+                Ok(false) => tracing::debug!("left to the stream: {demand:?}"),
                 Err(error) => tracing::debug!("left to the stream: {error}"),
             }
         }
@@ -88,18 +88,18 @@ impl<'a> Ahead<'a> {
             true => None,
             false => self.container.stat_path(&absolute(path))?,
         };
-        Ok(match stat.as_ref().map(glance) {
+        Ok(match stat.as_ref().map(brief_stat) {
             // An export leaves sockets out.
-            None | Some(Some(Glance { file_type: FileType::Socket, .. })) => {
+            None | Some(Some(BriefStat { file_type: FileType::Socket, .. })) => {
                 self.grower.absent(path);
                 Some(Seen::Nothing)
             }
-            Some(Some(glance)) => {
+            Some(Some(brief_stat)) => {
                 if let Some(target) = stat.and_then(|stat| stat.resolved) {
                     lock(&self.targets).put(path.to_vec(), target.into_bytes());
                 }
-                self.grower.found(path, glance);
-                Some(Seen::This(glance))
+                self.grower.found(path, brief_stat);
+                Some(Seen::This(brief_stat))
             }
             Some(None) => None,
         })
@@ -112,7 +112,7 @@ impl<'a> Ahead<'a> {
             tracing::debug!("not looked at in advance: {error}");
         }
         // The daemon reads one path of a container at a time, and the stream goes on meanwhile.
-        self.bring(&Wish::Target(path.to_vec()), MAX_ALONG)
+        self.bring(&Demand::Target(path.to_vec()), MAX_ALONG)
     }
 
     /// Looks at every component of a path without symlinks, and brings the small file that it leads to.
@@ -125,12 +125,14 @@ impl<'a> Ahead<'a> {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         for end in ends.chain([path.len()]) {
             let part = &path[..end];
-            if !self.grower.wants(&Wish::Existence(part.to_vec())) {
+            if !self.grower.wants(&Demand::Existence(part.to_vec())) {
                 continue;
             }
             match self.look(part)? {
-                Some(Seen::This(Glance { file_type: FileType::Regular, size, .. })) if size <= MAX_ALONG => {
-                    self.bring(&Wish::Content(part.to_vec()), MAX_ALONG)?;
+                Some(Seen::This(BriefStat { file_type: FileType::Regular, size, .. }))
+                    if size <= MAX_ALONG =>
+                {
+                    self.bring(&Demand::Content(part.to_vec()), MAX_ALONG)?;
                 }
                 Some(Seen::This(_)) => {}
                 Some(Seen::Nothing) | None => break,
@@ -140,10 +142,10 @@ impl<'a> Ahead<'a> {
     }
 
     /// Brings the attributes of a wish's path, and its bytes if it is a regular file of at most `limit` bytes.
-    fn bring(&self, wish: &Wish, limit: u64) -> Result<bool, SourceError> {
-        let path = wish.path();
+    fn bring(&self, demand: &Demand, limit: u64) -> Result<bool, SourceError> {
+        let path = demand.path();
         let _turn = self.turn(path);
-        if !self.grower.wants(wish) {
+        if !self.grower.wants(demand) {
             return Ok(true);
         }
         let Answer::File(file) = fetch(self.container, path, |stream| self.current.add(stream))? else {
@@ -161,7 +163,7 @@ impl<'a> Ahead<'a> {
                 copied.map_err(|e| SourceError::stream(OsStr::from_bytes(path), e))?;
                 Ok(true)
             }
-            None => Ok(!matches!(wish, Wish::Content(_))),
+            None => Ok(!matches!(demand, Demand::Content(_))),
         }
     }
 
@@ -189,12 +191,12 @@ impl<'a> Ahead<'a> {
 /// What was seen at a path.
 enum Seen {
     Nothing,
-    This(Glance),
+    This(BriefStat),
 }
 
 /// The right to fetch a path.
 struct Turn<'s, 'a> {
-    ahead: &'s Ahead<'a>,
+    ahead: &'s OnDemand<'a>,
     path: &'s [u8],
 }
 
@@ -265,9 +267,9 @@ pub(super) fn fetch(
     })
 }
 
-fn glance(stat: &PathStat) -> Option<Glance> {
+fn brief_stat(stat: &PathStat) -> Option<BriefStat> {
     let mode = (stat.mode & 0o177777) as u16;
-    Some(Glance {
+    Some(BriefStat {
         file_type: FileType::from_mode(mode)?,
         perm: mode & 0o7777,
         size: stat.size,

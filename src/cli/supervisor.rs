@@ -4,9 +4,9 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::companion::{Ended, Woken, during};
 use super::control::{Answer, Caller, Listener, Request};
 use super::error::{CommandError, Kind};
+use super::scoped_task::{Ended, Woken, during};
 use super::sessions::{Record, Registration, Stage};
 use super::{bar, mount};
 use crate::cache::Cache;
@@ -25,7 +25,7 @@ const LEISURE: u32 = 50;
 pub type Shown = Arc<RwLock<Source>>;
 
 /// The server's other half.
-pub struct Steward<'a> {
+pub struct Supervisor<'a> {
     shown: &'a Shown,
     /// How far the source that is shown has come.
     progress: Arc<Progress>,
@@ -41,7 +41,7 @@ pub struct Steward<'a> {
     rest: Instant,
 }
 
-impl<'a> Steward<'a> {
+impl<'a> Supervisor<'a> {
     /// Enters into the record what is shown, and takes requests.
     pub fn new(
         shown: &'a Shown,
@@ -49,12 +49,12 @@ impl<'a> Steward<'a> {
         cache: Cache,
         notifier: Notifier,
         registration: &'a mut Registration,
-    ) -> Result<Steward<'a>, CommandError> {
+    ) -> Result<Supervisor<'a>, CommandError> {
         registration.update(|record| tell(record, &lock(shown), &progress))?;
         let listener = Listener::open(registration.socket_path())
             .inspect_err(|error| tracing::warn!("the mount cannot be refreshed: {error}"))
             .ok();
-        Ok(Steward {
+        Ok(Supervisor {
             shown,
             progress,
             cache,

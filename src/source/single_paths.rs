@@ -10,14 +10,14 @@ use crate::index::scan::{Entry, EntryKind};
 use crate::progress::Progress;
 
 use super::SourceError;
-use super::ahead;
 use super::image::Current;
+use super::on_demand;
 
 /// Symbolic links that are followed for one path, as in path_resolution(7).
 const MAX_SYMLINKS: usize = 40;
 
 /// Reads single files through a container that is made for the first of them and removed with this.
-pub(crate) struct Alone {
+pub(crate) struct SinglePaths {
     daemon: Daemon,
     files: Files,
     container: Mutex<Option<Arc<Throwaway>>>,
@@ -47,12 +47,12 @@ pub(crate) struct Fetched {
     pub entry: Entry,
     _container: Arc<Throwaway>,
     _current: Current,
-    content: ahead::Content,
+    content: on_demand::Content,
 }
 
-impl Alone {
-    pub(super) fn new(daemon: Daemon, files: Files, progress: &Arc<Progress>) -> Alone {
-        Alone { daemon, files, container: Mutex::default(), progress: Arc::clone(progress) }
+impl SinglePaths {
+    pub(super) fn new(daemon: Daemon, files: Files, progress: &Arc<Progress>) -> SinglePaths {
+        SinglePaths { daemon, files, container: Mutex::default(), progress: Arc::clone(progress) }
     }
 
     /// What stands at a path from the root, without a leading slash. Symlinks on the way are followed, and with `follow`
@@ -147,31 +147,35 @@ impl Alone {
 
     /// The target of a symlink, where that can be known. One in a volume could lead out of it.
     fn target(&self, container: &Throwaway, place: &[u8]) -> Result<Option<Vec<u8>>, SourceError> {
-        if matches!(self.files, Files::Volume(..)) || !ahead::gives_links(&self.daemon) {
+        if matches!(self.files, Files::Volume(..)) || !on_demand::gives_links(&self.daemon) {
             return Ok(None);
         }
         Ok(match self.fetch(container, place)?.0 {
-            ahead::Answer::File(file) => match file.0.kind {
+            on_demand::Answer::File(file) => match file.0.kind {
                 EntryKind::Symlink(target) => Some(target),
                 _ => None,
             },
-            ahead::Answer::Nothing | ahead::Answer::Unclear => None,
+            on_demand::Answer::Nothing | on_demand::Answer::Unclear => None,
         })
     }
 
     /// The header and the bytes of what was seen at a place of the container. Podman denies a link that leads nowhere.
     fn bring(&self, container: &Arc<Throwaway>, place: &[u8]) -> Result<Found, SourceError> {
         let (answer, current) = self.fetch(container, place)?;
-        let ahead::Answer::File(file) = answer else { return Ok(Found::Unclear) };
+        let on_demand::Answer::File(file) = answer else { return Ok(Found::Unclear) };
         let ((entry, content), container) = (*file, Arc::clone(container));
         let fetched = Fetched { entry, _container: container, _current: current, content };
         Ok(Found::File(Box::new(fetched)))
     }
 
-    fn fetch(&self, container: &Throwaway, place: &[u8]) -> Result<(ahead::Answer, Current), SourceError> {
+    fn fetch(
+        &self,
+        container: &Throwaway,
+        place: &[u8],
+    ) -> Result<(on_demand::Answer, Current), SourceError> {
         let current = Current::of(&self.progress);
         let place = place.strip_prefix(b"/").unwrap_or(place);
-        Ok((ahead::fetch(container, place, |stream| current.add(stream))?, current))
+        Ok((on_demand::fetch(container, place, |stream| current.add(stream))?, current))
     }
 
     fn container(&self) -> Result<Arc<Throwaway>, SourceError> {

@@ -25,7 +25,7 @@ impl Run {
 ///
 /// A clone is the same list: what is added while a data file is being written is found by those who read it already.
 #[derive(Clone, Debug, Default)]
-pub struct Apart(Arc<RwLock<List>>);
+pub struct ExternalRuns(Arc<RwLock<List>>);
 
 type List = Vec<(Run, Arc<File>)>;
 
@@ -39,7 +39,7 @@ pub(super) struct Place {
     pub left: u64,
 }
 
-impl Apart {
+impl ExternalRuns {
     /// Adds a run. `false`, and nothing happens, if it is empty, or not behind all others.
     pub fn add(&self, run: Run, file: File) -> bool {
         let mut list = self.write();
@@ -97,15 +97,15 @@ mod tests {
 
     #[test]
     fn runs_that_cannot_be_are_refused() {
-        let apart = Apart::default();
-        let add = |at, len| apart.add(Run { at, len }, tempfile::tempfile().unwrap());
+        let external = ExternalRuns::default();
+        let add = |at, len| external.add(Run { at, len }, tempfile::tempfile().unwrap());
         assert!(add(10, 5));
         assert!(!add(14, 5), "it overlaps");
         assert!(!add(0, 5), "it comes before");
         assert!(!add(20, 0), "it is empty");
         assert!(!add(20, u64::MAX), "it goes past 2^64");
         assert!(add(15, 5));
-        let runs: Vec<Run> = apart.list().into_iter().map(|(run, _)| run).collect();
+        let runs: Vec<Run> = external.list().into_iter().map(|(run, _)| run).collect();
         assert_eq!(runs, [Run { at: 10, len: 5 }, Run { at: 15, len: 5 }]);
     }
 }

@@ -47,14 +47,14 @@ pub enum Woken {
 
 /// Runs `task`, and beside it `companion`, which is to return soon after the task has.
 pub fn during<T>(
-    companion: impl FnOnce(&Ended) + Send,
+    scoped_task: impl FnOnce(&Ended) + Send,
     task: impl FnOnce() -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let failed = |e: io::Error| CommandError::new(Kind::Failed, "cannot watch a task").caused_by(e);
     let (ended, running) = io::pipe().map_err(failed)?;
     thread::scope(|scope| {
         let ended = Ended(ended);
-        scope.spawn(move || companion(&ended));
+        scope.spawn(move || scoped_task(&ended));
         let result = task();
         // The other end of the pipe tells.
         drop(running);

@@ -1,6 +1,6 @@
 //! What this process has made outside itself and takes away again: a container, a directory in the cache.
 //!
-//! Whoever makes such a thing has a [`Held`] of it, and it goes when that is dropped. A signal may end the process while the
+//! Whoever makes such a thing has a [`CleanupGuard`] of it, and it goes when that is dropped. A signal may end the process while the
 //! thread that would drop it waits for something that never comes: [`exit`] lets go of all there is.
 //! Must not import anything of the crate.
 
@@ -11,45 +11,45 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-/// How something is let go of; `None` if there is nothing, or nothing any more. It may wait, and must not make a [`Held`].
-pub type LetGo = Option<Box<dyn FnOnce() + Send>>;
+/// How something is let go of; `None` if there is nothing, or nothing any more. It may wait, and must not make a [`CleanupGuard`].
+pub type Cleanup = Option<Box<dyn FnOnce() + Send>>;
 
 /// Something outside this process. It is let go of once: when this is dropped, or by [`exit`].
-pub struct Held(Arc<Mutex<LetGo>>);
+pub struct CleanupGuard(Arc<Mutex<Cleanup>>);
 
 /// All there are. Locked for ever by [`exit`]: who would make another one then waits for the end.
-static ALL: Mutex<Vec<Weak<Mutex<LetGo>>>> = Mutex::new(Vec::new());
+static ALL: Mutex<Vec<Weak<Mutex<Cleanup>>>> = Mutex::new(Vec::new());
 
-impl Held {
+impl CleanupGuard {
     /// Makes something; `make` says through its argument how it is let go of. [`exit`] waits until it is made.
     ///
     /// # Errors
     /// Those of `make`. What it has said is done all the same.
-    pub fn make<T, E>(make: impl FnOnce(&mut LetGo) -> Result<T, E>) -> Result<(T, Held), E> {
-        let held = Held(Arc::default());
-        let mut let_go = lock(&held.0);
+    pub fn make<T, E>(make: impl FnOnce(&mut Cleanup) -> Result<T, E>) -> Result<(T, CleanupGuard), E> {
+        let held = CleanupGuard(Arc::default());
+        let mut clean_up = lock(&held.0);
         let mut all = lock(&ALL);
         all.retain(|held| held.strong_count() > 0);
         all.push(Arc::downgrade(&held.0));
         drop(all);
-        let made = make(&mut let_go);
-        drop(let_go);
+        let made = make(&mut clean_up);
+        drop(clean_up);
         Ok((made?, held))
     }
 
     /// Makes something else of it, which may be let go of in another way, or not at all. [`exit`] waits meanwhile.
-    pub fn change<T>(&self, change: impl FnOnce(&mut LetGo) -> T) -> T {
+    pub fn change<T>(&self, change: impl FnOnce(&mut Cleanup) -> T) -> T {
         change(&mut lock(&self.0))
     }
 }
 
-impl Drop for Held {
+impl Drop for CleanupGuard {
     fn drop(&mut self) {
-        let_go(&self.0);
+        clean_up(&self.0);
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for CleanupGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Held").field(&Arc::as_ptr(&self.0)).finish()
     }
@@ -64,7 +64,7 @@ pub fn exit(status: u8, patience: Duration) -> ! {
         let running = running.clone();
         // Without a thread for it, it stays, as if this process had been killed.
         let _ = thread::Builder::new().spawn(move || {
-            let_go(&held);
+            clean_up(&held);
             drop(running);
         });
     }
@@ -74,11 +74,11 @@ pub fn exit(status: u8, patience: Duration) -> ! {
     process::exit(status.into())
 }
 
-fn let_go(held: &Mutex<LetGo>) {
+fn clean_up(held: &Mutex<Cleanup>) {
     // Locked until it is done, so that whoever comes second waits.
     let mut held = lock(held);
-    if let Some(let_go) = held.take() {
-        let_go();
+    if let Some(clean_up) = held.take() {
+        clean_up();
     }
 }
 
@@ -95,13 +95,13 @@ mod tests {
     #[test]
     fn what_is_made_is_let_go_of_once_and_as_was_said_last() {
         let count = Arc::new(AtomicU32::new(0));
-        let adding = |n: u32| -> LetGo {
+        let adding = |n: u32| -> Cleanup {
             let count = Arc::clone(&count);
             Some(Box::new(move || _ = count.fetch_add(n, Relaxed)))
         };
         let make = |n| {
-            let made = Held::make(|let_go| {
-                *let_go = adding(n);
+            let made = CleanupGuard::make(|clean_up| {
+                *clean_up = adding(n);
                 Ok::<_, ()>(())
             });
             made.unwrap().1
@@ -109,13 +109,13 @@ mod tests {
         drop(make(1));
         assert_eq!(count.load(Relaxed), 1);
         let other = make(10);
-        other.change(|let_go| *let_go = adding(100));
+        other.change(|clean_up| *clean_up = adding(100));
         drop(other);
         assert_eq!(count.load(Relaxed), 101);
-        make(1000).change(|let_go| *let_go = None);
+        make(1000).change(|clean_up| *clean_up = None);
         assert_eq!(count.load(Relaxed), 101);
-        let failed = Held::make(|let_go| {
-            *let_go = adding(10_000);
+        let failed = CleanupGuard::make(|clean_up| {
+            *clean_up = adding(10_000);
             Err::<(), _>("half made")
         });
         assert_eq!((failed.unwrap_err(), count.load(Relaxed)), ("half made", 10_101));

@@ -10,7 +10,7 @@ impl GrowingTree {
     /// it is, only what is lacking is put in: neither what a complete directory did not have, nor what a name has become.
     ///
     /// Files whose bytes are not all before `readable` are lacking: their names are kept for what comes, and go if nothing does.
-    pub fn begin_again(&mut self, readable: u64) {
+    pub fn resume_from(&mut self, readable: u64) {
         let unread = |inode: &Inode| match inode.body {
             Body::Contiguous { at } => at.saturating_add(inode.size) > readable,
             Body::Sparse { first, count } => {

@@ -50,7 +50,7 @@ type Store = Box<dyn Fn(Node, &[u8]) -> io::Result<()> + Send + Sync>;
 
 /// What is foreseen in one session.
 #[derive(Default)]
-pub(super) struct Foresight {
+pub(super) struct Readahead {
     store: OnceLock<Store>,
     habit: Mutex<Habit>,
 }
@@ -72,7 +72,7 @@ struct Position {
     offset: u64,
 }
 
-impl Foresight {
+impl Readahead {
     /// How to store. Nothing is stored before this is known.
     pub fn connect(&self, store: impl Fn(Node, &[u8]) -> io::Result<()> + Send + Sync + 'static) {
         let _ = self.store.set(Box::new(store));
@@ -192,7 +192,7 @@ mod tests {
     /// A session whose stores are written down.
     struct Session {
         view: View,
-        foresight: Foresight,
+        readahead: Readahead,
         stored: Arc<Mutex<Stored>>,
     }
 
@@ -205,13 +205,13 @@ mod tests {
                 filesystem: builder.finish(),
             };
             let options = ViewOptions { flat: true, ..ViewOptions::default() };
-            let (foresight, stored) = (Foresight::default(), Arc::new(Mutex::new(Vec::new())));
+            let (readahead, stored) = (Readahead::default(), Arc::new(Mutex::new(Vec::new())));
             let log = Arc::clone(&stored);
-            foresight.connect(move |node, bytes| {
+            readahead.connect(move |node, bytes| {
                 log.lock().unwrap().push((node, bytes.to_vec()));
                 Ok(())
             });
-            Session { view: View::new(vec![mount], options).unwrap(), foresight, stored }
+            Session { view: View::new(vec![mount], options).unwrap(), readahead, stored }
         }
 
         fn node(&self, path: &str) -> Node {
@@ -222,13 +222,13 @@ mod tests {
 
         /// What is stored when a directory has been listed.
         fn list(&self, path: &str) -> Stored {
-            self.foresight.listed(&self.view, self.node(path));
+            self.readahead.listed(&self.view, self.node(path));
             std::mem::take(&mut self.stored.lock().unwrap())
         }
 
         /// What is stored when a file is asked for.
         fn ask(&self, path: &str) -> Stored {
-            self.foresight.asked(&self.view, self.node(path));
+            self.readahead.asked(&self.view, self.node(path));
             std::mem::take(&mut self.stored.lock().unwrap())
         }
 
@@ -312,12 +312,12 @@ mod tests {
     fn an_error_ends_it() {
         let mut session =
             Session::new(Builder::new().file("a", b"A").file("b", b"B").dir("d").file("d/f", b"F"));
-        session.foresight = Foresight::default();
-        session.foresight.connect(|_, _| Err(io::ErrorKind::InvalidInput.into()));
+        session.readahead = Readahead::default();
+        session.readahead.connect(|_, _| Err(io::ErrorKind::InvalidInput.into()));
         session.list("");
         session.ask("a");
         session.ask("b");
         session.list("d");
-        assert_eq!(session.foresight.habit.lock().unwrap().credit, 0);
+        assert_eq!(session.readahead.habit.lock().unwrap().credit, 0);
     }
 }

@@ -12,19 +12,19 @@ use crate::progress::Progress;
 use crate::source::{self, Source};
 
 /// Opens the sources of one command, one after the other. A signal ends it cleanly.
-pub struct Whole<'a> {
+pub struct CompleteSources<'a> {
     context: &'a Context,
     cache: Cache,
     progress: Arc<Progress>,
     signals: Signals,
 }
 
-impl Whole<'_> {
+impl CompleteSources<'_> {
     /// Gets ready.
-    pub fn begin(context: &Context) -> Result<Whole<'_>, CommandError> {
+    pub fn begin(context: &Context) -> Result<CompleteSources<'_>, CommandError> {
         let progress = Arc::new(Progress::new());
         let signals = Signals::watch(&progress)?;
-        Ok(Whole { context, cache: context.cache()?, progress, signals })
+        Ok(CompleteSources { context, cache: context.cache()?, progress, signals })
     }
 
     /// Opens a source, shows how far it has come, and gives it when nothing is missing. `exact` is for a daemon's image.

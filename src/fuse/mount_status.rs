@@ -24,7 +24,7 @@ const MAX_FOLLOWED: usize = 40;
 
 /// What is mounted at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum MountStatus {
     /// Nothing.
     Nothing,
     /// A session that answers.
@@ -41,12 +41,12 @@ pub enum Standing {
 }
 
 /// Tells what is mounted at `path`. Nothing needs to exist there.
-pub fn standing(path: &Path) -> io::Result<Standing> {
+pub fn mount_status(path: &Path) -> io::Result<MountStatus> {
     let table = read_table()?;
     let path = locate(path, &table)?;
-    let Some(mount) = topmost(&table, &path) else { return Ok(Standing::Nothing) };
+    let Some(mount) = topmost(&table, &path) else { return Ok(MountStatus::Nothing) };
     if mount.filesystem_type != FILESYSTEM_TYPE {
-        return Ok(Standing::Other { filesystem_type: mount.filesystem_type.clone() });
+        return Ok(MountStatus::Other { filesystem_type: mount.filesystem_type.clone() });
     }
     Ok(probe(path))
 }
@@ -133,18 +133,18 @@ pub(super) fn locate(path: &Path, table: &[MountEntry]) -> io::Result<PathBuf> {
 
 /// Asks a session for its size: the one question that a server answers without looking anything up, so that
 /// only a dead or stopped one leaves it open. The thread that asks is left behind if it gets no answer.
-fn probe(mountpoint: PathBuf) -> Standing {
+fn probe(mountpoint: PathBuf) -> MountStatus {
     let (sender, answer) = mpsc::channel();
     let asking = thread::Builder::new().name("imagefs-probe".into()).spawn(move || {
         // Nobody may be listening any more.
         let _ = sender.send(rustix::fs::statfs(&mountpoint));
     });
     match (asking, answer.recv_timeout(PROBE)) {
-        (Err(_), _) | (_, Ok(Ok(_))) => Standing::Live,
-        (_, Ok(Err(Errno::NOTCONN | Errno::CONNABORTED))) => Standing::Stale,
+        (Err(_), _) | (_, Ok(Ok(_))) => MountStatus::Live,
+        (_, Ok(Err(Errno::NOTCONN | Errno::CONNABORTED))) => MountStatus::Stale,
         // Whoever may not enter finds a server there all the same.
-        (_, Ok(Err(_))) => Standing::Live,
-        (_, Err(_)) => Standing::Hung,
+        (_, Ok(Err(_))) => MountStatus::Live,
+        (_, Err(_)) => MountStatus::Hung,
     }
 }
 
@@ -183,11 +183,11 @@ mod tests {
     #[test]
     fn nothing_stands_at_a_plain_directory_and_something_else_at_proc() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(standing(dir.path()).unwrap(), Standing::Nothing);
-        assert_eq!(standing(&dir.path().join("missing")).unwrap(), Standing::Nothing);
+        assert_eq!(mount_status(dir.path()).unwrap(), MountStatus::Nothing);
+        assert_eq!(mount_status(&dir.path().join("missing")).unwrap(), MountStatus::Nothing);
         std::os::unix::fs::symlink("/proc", dir.path().join("link")).unwrap();
-        let proc = Standing::Other { filesystem_type: "proc".into() };
-        assert_eq!(standing(&dir.path().join("link")).unwrap(), proc);
-        assert_eq!(standing(Path::new("/proc/")).unwrap(), proc);
+        let proc = MountStatus::Other { filesystem_type: "proc".into() };
+        assert_eq!(mount_status(&dir.path().join("link")).unwrap(), proc);
+        assert_eq!(mount_status(Path::new("/proc/")).unwrap(), proc);
     }
 }

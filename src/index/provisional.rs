@@ -1,6 +1,6 @@
 //! What a filling filesystem knows of paths that its stream has not brought yet.
 //!
-//! Such a path may be [wished](Wish) for, and be brought by another way. Its inode then has a number from a range
+//! Such a path may be [wished](Demand) for, and be brought by another way. Its inode then has a number from a range
 //! of its own; when the stream brings the path, the number becomes an [alias](Aliases) of the tree's.
 
 use std::collections::{HashMap, HashSet};
@@ -21,7 +21,7 @@ const MAX_AHEAD: usize = 1 << 16;
 
 /// Something that was asked for before the stream has brought it. Paths are as in [`Entry::path`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Wish {
+pub enum Demand {
     /// Whether there is something at this path.
     Existence(Vec<u8>),
     /// The attributes of what is there.
@@ -32,21 +32,23 @@ pub enum Wish {
     Content(Vec<u8>),
 }
 
-impl Wish {
+impl Demand {
     /// What it is about.
     pub fn path(&self) -> &[u8] {
         match self {
-            Wish::Existence(path) | Wish::Header(path) | Wish::Target(path) | Wish::Content(path) => path,
+            Demand::Existence(path) | Demand::Header(path) | Demand::Target(path) | Demand::Content(path) => {
+                path
+            }
         }
     }
 }
 
 /// Where wishes go. One that does not fit in is dropped: the stream comes to everything in the end.
-pub type Wishes = SyncSender<Wish>;
+pub type DemandSender = SyncSender<Demand>;
 
 /// What is seen of a path at first sight: no owner, no link target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Glance {
+pub struct BriefStat {
     /// What it is.
     pub file_type: FileType,
     /// `mode & 07777`
@@ -88,36 +90,36 @@ pub(super) enum Resolved<'a> {
     /// To an inode of the tree.
     Tree(Ino),
     /// To a path that is ahead of the stream.
-    Ahead(&'a Node),
+    Provisional(&'a Node),
 }
 
 /// A path that is ahead of the stream.
 pub(super) struct Node {
     pub path: Vec<u8>,
     pub parent: Ino,
-    sight: Sight,
+    known: PathKnowledge,
 }
 
 /// What is known of what stands at a path.
-struct Sight {
-    glance: Glance,
+struct PathKnowledge {
+    brief_stat: BriefStat,
     entry: Option<Entry>,
 }
 
 #[derive(Default)]
-pub(super) struct Early {
+pub(super) struct Provisional {
     pub aliases: Aliases,
     nodes: Vec<Node>,
     by_path: HashMap<Vec<u8>, Ino>,
     /// What was found before anybody has looked it up, and so has no number.
-    unseen: HashMap<Vec<u8>, Sight>,
+    unseen: HashMap<Vec<u8>, PathKnowledge>,
     /// Wishes that were passed on and not granted, perhaps not yet.
-    asked: HashSet<Wish>,
+    asked: HashSet<Demand>,
     absent: Option<LruCache<Vec<u8>, ()>>,
     pub spool: Spool,
 }
 
-impl Early {
+impl Provisional {
     /// Whether nothing is known ahead of the stream.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty() && self.unseen.is_empty()
@@ -127,7 +129,7 @@ impl Early {
         if let Ok(ino) = self.aliases.inward(ino) {
             return Ok(Resolved::Tree(ino));
         }
-        self.node(ino).map(Resolved::Ahead).ok_or(TreeError::NoSuchInode(ino))
+        self.node(ino).map(Resolved::Provisional).ok_or(TreeError::NoSuchInode(ino))
     }
 
     /// Whether it is known what stands at `path`.
@@ -137,11 +139,11 @@ impl Early {
 
     /// Whether the true header of what stands at `path` is known.
     pub fn knows_header(&self, path: &[u8]) -> bool {
-        let sight = match self.by_path.get(path) {
-            Some(&ino) => self.node(ino).map(|node| &node.sight),
+        let known = match self.by_path.get(path) {
+            Some(&ino) => self.node(ino).map(|node| &node.known),
             None => self.unseen.get(path),
         };
-        sight.is_some_and(|sight| sight.entry.is_some())
+        known.is_some_and(|known| known.entry.is_some())
     }
 
     /// What is known of `path`, which is asked for in the directory `parent`.
@@ -149,9 +151,9 @@ impl Early {
         if let Some(&ino) = self.by_path.get(path) {
             return Some(Some(ino));
         }
-        if let Some(sight) = self.unseen.remove(path) {
+        if let Some(known) = self.unseen.remove(path) {
             let ino = Ino(LIMIT + self.nodes.len() as u32);
-            self.nodes.push(Node { path: path.to_vec(), parent, sight });
+            self.nodes.push(Node { path: path.to_vec(), parent, known });
             self.by_path.insert(path.to_vec(), ino);
             return Some(Some(ino));
         }
@@ -159,37 +161,37 @@ impl Early {
     }
 
     /// Passes a wish on, unless it is under way. One that was not granted is not repeated: the stream will bring it.
-    pub fn wish(&mut self, wish: Wish, wishes: &Wishes) {
+    pub fn demand(&mut self, demand: Demand, demands: &DemandSender) {
         if self.asked.len() < MAX_AHEAD
             && self.nodes.len() < MAX_AHEAD
-            && !self.asked.contains(&wish)
-            && wishes.try_send(wish.clone()).is_ok()
+            && !self.asked.contains(&demand)
+            && demands.try_send(demand.clone()).is_ok()
         {
-            self.asked.insert(wish);
+            self.asked.insert(demand);
         }
     }
 
-    pub fn found(&mut self, path: &[u8], glance: Glance) {
-        self.asked.remove(&Wish::Existence(path.to_vec()));
+    pub fn found(&mut self, path: &[u8], brief_stat: BriefStat) {
+        self.asked.remove(&Demand::Existence(path.to_vec()));
         if self.unseen.len() < MAX_AHEAD && !self.knows(path) {
-            self.unseen.insert(path.to_vec(), Sight { glance, entry: None });
+            self.unseen.insert(path.to_vec(), PathKnowledge { brief_stat, entry: None });
         }
     }
 
     pub fn absent(&mut self, path: &[u8]) {
-        self.asked.remove(&Wish::Existence(path.to_vec()));
+        self.asked.remove(&Demand::Existence(path.to_vec()));
         self.absent.get_or_insert_with(|| LruCache::new(MAX_ABSENT)).put(path.to_vec(), ());
     }
 
     pub fn header(&mut self, path: &[u8], entry: Entry) {
-        self.asked.remove(&Wish::Header(path.to_vec()));
-        self.asked.remove(&Wish::Target(path.to_vec()));
-        let sight = match self.by_path.get(path) {
-            Some(ino) => self.nodes.get_mut((ino.0 - LIMIT) as usize).map(|node| &mut node.sight),
+        self.asked.remove(&Demand::Header(path.to_vec()));
+        self.asked.remove(&Demand::Target(path.to_vec()));
+        let known = match self.by_path.get(path) {
+            Some(ino) => self.nodes.get_mut((ino.0 - LIMIT) as usize).map(|node| &mut node.known),
             None => self.unseen.get_mut(path),
         };
-        if let Some(sight) = sight {
-            sight.entry = Some(entry);
+        if let Some(known) = known {
+            known.entry = Some(entry);
         }
     }
 
@@ -201,7 +203,7 @@ impl Early {
     /// No more bytes come of what was found at `path`.
     pub fn end_content(&mut self, path: &[u8]) {
         if self.spool.end(path) {
-            self.asked.remove(&Wish::Content(path.to_vec()));
+            self.asked.remove(&Demand::Content(path.to_vec()));
         }
     }
 
@@ -229,7 +231,7 @@ impl Early {
 
     /// Nothing more will be asked.
     pub fn retire(&mut self) {
-        *self = Early { aliases: std::mem::take(&mut self.aliases), ..Early::default() };
+        *self = Provisional { aliases: std::mem::take(&mut self.aliases), ..Provisional::default() };
     }
 
     fn node(&self, ino: Ino) -> Option<&Node> {
@@ -240,13 +242,13 @@ impl Early {
 impl Node {
     /// Its true header, if that has come.
     pub fn entry(&self) -> Option<&Entry> {
-        self.sight.entry.as_ref()
+        self.known.entry.as_ref()
     }
 
     /// What a GETATTR may be told: the true attributes, if they have come.
     pub fn stat(&self, ino: Ino) -> Option<Stat> {
         let entry = self.entry()?;
-        let mut stat = self.glance(ino);
+        let mut stat = self.brief_stat(ino);
         (stat.perm, stat.uid, stat.gid, stat.mtime) = (entry.perm, entry.uid, entry.gid, entry.mtime);
         stat.has_xattrs = !entry.xattrs.is_empty();
         match &entry.kind {
@@ -258,8 +260,8 @@ impl Node {
     }
 
     /// What a LOOKUP may be told at once: the owner is not known.
-    pub fn glance(&self, ino: Ino) -> Stat {
-        let Glance { file_type, perm, size, mtime } = self.sight.glance;
+    pub fn brief_stat(&self, ino: Ino) -> Stat {
+        let BriefStat { file_type, perm, size, mtime } = self.known.brief_stat;
         Stat {
             ino,
             file_type,
