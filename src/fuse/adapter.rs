@@ -29,9 +29,10 @@ use self::convert::{attr, kind, negative, ttl};
 use self::handles::{Handles, Opening};
 use self::passthrough::Passthrough;
 use super::node::Node;
+use super::operations::Operations;
 use super::polling::Polling;
 use super::readahead::Readahead;
-use super::view::{Access, View};
+use super::view::Access;
 use super::waiting::WaitingRoom;
 use crate::index::Whence;
 
@@ -53,7 +54,7 @@ thread_local! {
 }
 
 pub(super) struct Adapter {
-    view: Arc<View>,
+    view: Arc<dyn Operations>,
     /// Where requests wait; none where everything is there from the start.
     waiting: Option<Arc<WaitingRoom>>,
     handles: Handles,
@@ -71,7 +72,7 @@ pub(super) struct Adapter {
 
 impl Adapter {
     pub(super) fn new(
-        view: Arc<View>,
+        view: Arc<dyn Operations>,
         waiting: Option<Arc<WaitingRoom>>,
         readahead: Arc<Readahead>,
         polling: Option<Polling>,
@@ -133,7 +134,7 @@ impl Filesystem for Adapter {
                 tracing::debug!("the kernel lacks {capability:?}");
             }
         }
-        self.passthrough = Passthrough::agree(&self.view, config).map(Arc::new);
+        self.passthrough = Passthrough::agree(&*self.view, config).map(Arc::new);
         // Each setter answers a value out of range with the nearest one that is not.
         if let Err(nearest) = config.set_max_readahead(MAX_REQUEST) {
             let _ = config.set_max_readahead(nearest);
@@ -280,7 +281,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.handles.open(&self.view, node(ino)) {
+        match self.handles.open(&*self.view, node(ino)) {
             Opening::Needless if self.no_opendir => reply.error(Errno::ENOSYS),
             Opening::Handle { handle, keep: false } => reply.opened(handle, FopenFlags::empty()),
             Opening::Handle { keep: true, .. } | Opening::Needless => {

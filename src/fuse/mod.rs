@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `view` | the filesystem's answers: runs and is tested without a kernel |
 //! | `symlink` | how a symlink's target is kept inside its mount |
+//! | `operations` | what a session answers, whatever it shows |
 //! | `node` | how a session numbers its inodes |
 //! | `errno` | which error number an error becomes |
 //! | `waiting` | where requests wait whose answers have not come yet |
@@ -23,6 +24,7 @@ mod errno;
 mod error;
 mod mount_status;
 mod node;
+mod operations;
 mod polling;
 mod readahead;
 mod session;

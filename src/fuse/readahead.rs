@@ -20,7 +20,8 @@ use std::sync::{Mutex, OnceLock, TryLockError};
 use lru::LruCache;
 
 use super::node::Node;
-use super::view::{OpenDir, View};
+use super::operations::Operations;
+use super::view::OpenDir;
 use crate::index::{Certainty, FileType};
 
 /// The largest file that is stored, in bytes. For larger ones the kernel's own read-ahead does as well.
@@ -79,7 +80,7 @@ impl Readahead {
     }
 
     /// The listing of `dir` has come to its end: the kernel knows all the files in it.
-    pub fn listed(&self, view: &View, dir: Node) {
+    pub fn listed(&self, view: &dyn Operations, dir: Node) {
         self.with(|habit, store| {
             let paid = habit.credit > 0;
             habit.credit = habit.credit.saturating_sub(1);
@@ -88,7 +89,7 @@ impl Readahead {
     }
 
     /// The first bytes of a file have been asked for, and the answer is about to be given.
-    pub fn asked(&self, view: &View, file: Node) {
+    pub fn asked(&self, view: &dyn Operations, file: Node) {
         self.with(|habit, store| match habit.expected.pop(&file) {
             None if small(view, file).is_some() => habit.streak = habit.streak.saturating_sub(1),
             None => {}
@@ -123,7 +124,13 @@ impl Default for Habit {
 impl Habit {
     /// Stores the files that follow a position, as many as one occasion allows, but not the one that is `busy`. What comes
     /// after them will be asked for.
-    fn go_on(&mut self, view: &View, mut position: Position, busy: Option<Node>, store: Option<&Store>) {
+    fn go_on(
+        &mut self,
+        view: &dyn Operations,
+        mut position: Position,
+        busy: Option<Node>,
+        store: Option<&Store>,
+    ) {
         let (mut bytes_left, mut files_left) = (MAX_BYTES, MAX_FILES);
         let mut bytes = Vec::new();
         loop {
@@ -154,7 +161,7 @@ impl Habit {
 }
 
 /// The next regular files of a listing, each with the offset after it. Moves the position past them.
-fn files(view: &View, position: &mut Position) -> Vec<(Node, u64)> {
+fn files(view: &dyn Operations, position: &mut Position) -> Vec<(Node, u64)> {
     let mut files = Vec::with_capacity(BATCH);
     let from = position.offset;
     let listing = view.read_dir(&OpenDir::from(position.dir), from, &mut |entry| {
@@ -172,7 +179,7 @@ fn files(view: &View, position: &mut Position) -> Vec<(Node, u64)> {
 }
 
 /// The size of a file that is small but not empty, if nothing of it will change.
-fn small(view: &View, file: Node) -> Option<u64> {
+fn small(view: &dyn Operations, file: Node) -> Option<u64> {
     let attributes = view.attributes(file).ok()?;
     let wanted = (1..=SMALL).contains(&attributes.size) && attributes.certainty == Certainty::Final;
     wanted.then_some(attributes.size)
@@ -184,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::fuse::testing::Builder;
-    use crate::fuse::view::{ViewMount, ViewOptions};
+    use crate::fuse::view::{View, ViewMount, ViewOptions};
 
     /// Files and what was stored of each.
     type Stored = Vec<(Node, Vec<u8>)>;

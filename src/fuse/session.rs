@@ -171,7 +171,7 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
     // With a single CPU nobody can ask while the server polls.
     let polled = if cpus() > 1 { device.try_clone().ok() } else { None };
     let adapter =
-        Adapter::new(Arc::clone(&view), waiting.clone(), Arc::clone(&readahead), polled.map(Polling::new));
+        Adapter::new(view.clone(), waiting.clone(), Arc::clone(&readahead), polled.map(Polling::new));
     let (sender, events) = mpsc::channel();
 
     let mut settings = fuser::Config::default();

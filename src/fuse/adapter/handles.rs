@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fuser::FileHandle;
 
 use crate::fuse::node::Node;
-use crate::fuse::view::{OpenDir, View};
+use crate::fuse::operations::Operations;
+use crate::fuse::view::OpenDir;
 
 /// The handle of a directory that needs none.
 const NONE: FileHandle = FileHandle(0);
@@ -30,7 +31,7 @@ pub(super) enum Opening {
 }
 
 impl Handles {
-    pub fn open(&self, view: &View, node: Node) -> Opening {
+    pub fn open(&self, view: &dyn Operations, node: Node) -> Opening {
         // The kernel sends no RELEASEDIR any more once it was told that no directory needs opening, so it may be told
         // only when none is open that does. A view that is final stays so: under the lock nothing comes between.
         let mut table = self.table();
@@ -42,8 +43,7 @@ impl Handles {
         }
         let dir = view.open_dir(node);
         if !dir.is_pinned() {
-            // The top directory has a file whose number changes.
-            return Opening::Handle { handle: NONE, keep: node != Node::ROOT };
+            return Opening::Handle { handle: NONE, keep: view.keeps_listing(node) };
         }
         table.last += 1;
         let number = table.last;

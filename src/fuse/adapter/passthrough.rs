@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use fuser::{BackingId, InitFlags, KernelConfig, ReplyOpen};
 
 use crate::fuse::node::Node;
-use crate::fuse::view::{View, ViewError};
+use crate::fuse::operations::Operations;
+use crate::fuse::view::ViewError;
 use crate::index::ReadError;
 
 /// How many bytes in files of their own a session has for each of its inodes, at least, to pass them through.
@@ -41,7 +42,7 @@ struct Open {
 
 impl Passthrough {
     /// Agrees with the kernel on it, if that can do it and the session is worth it.
-    pub fn agree(view: &View, config: &mut KernelConfig) -> Option<Passthrough> {
+    pub fn agree(view: &dyn Operations, config: &mut KernelConfig) -> Option<Passthrough> {
         if !view.is_final() {
             return None;
         }
@@ -72,7 +73,7 @@ impl Passthrough {
     /// Opens a file; `None` if it is not passed through. For each time that it was, it is to be [closed](Passthrough::close).
     pub fn open(
         &self,
-        view: &View,
+        view: &dyn Operations,
         node: Node,
         reply: &ReplyOpen,
     ) -> Result<Option<Arc<BackingId>>, ViewError> {

@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use super::Adapter;
 use crate::fuse::errno;
 use crate::fuse::node::Node;
-use crate::fuse::view::{View, ViewError};
+use crate::fuse::operations::Operations;
+use crate::fuse::view::ViewError;
 use crate::fuse::waiting::Waiting;
 
 /// A reply, of whatever kind, that can be an error.
@@ -43,7 +44,7 @@ refusable!(
 );
 
 /// The error number for an error, and a line in the log if it is a fault.
-fn report(view: &View, node: Node, error: &ViewError) -> Errno {
+fn report(view: &dyn Operations, node: Node, error: &ViewError) -> Errno {
     if errno::is_fault(error) {
         tracing::error!("{}: {error}", view.describe(node));
     }
@@ -59,19 +60,19 @@ impl Adapter {
         &self,
         ino: INodeNo,
         mut reply: R,
-        mut ask: impl FnMut(&View, &mut R) -> Result<T, ViewError> + Send + 'static,
+        mut ask: impl FnMut(&dyn Operations, &mut R) -> Result<T, ViewError> + Send + 'static,
         give: impl FnOnce(R, T) + Send + 'static,
     ) {
         let node = Node(ino.0);
         // Before the question, so that whatever comes after it is noticed.
         let generation = self.view.generation(node);
-        match (ask(&self.view, &mut reply), &self.waiting) {
+        match (ask(&*self.view, &mut reply), &self.waiting) {
             (Ok(answer), _) => give(reply, answer),
             (Err(error), Some(room)) if error.is_not_yet() => {
                 let view = Arc::clone(&self.view);
                 return room.park(Box::new(Pending { view, node, reply, ask, give }), generation);
             }
-            (Err(error), _) => reply.refuse(report(&self.view, node, &error)),
+            (Err(error), _) => reply.refuse(report(&*self.view, node, &error)),
         }
         if let Some(polling) = &self.polling {
             polling.answered();
@@ -81,7 +82,7 @@ impl Adapter {
 
 /// A question that has no answer yet, and what it takes to reply once it has one.
 struct Pending<R, Ask, Give> {
-    view: Arc<View>,
+    view: Arc<dyn Operations>,
     node: Node,
     reply: R,
     ask: Ask,
@@ -91,7 +92,7 @@ struct Pending<R, Ask, Give> {
 impl<R, T, Ask, Give> Waiting for Pending<R, Ask, Give>
 where
     R: Refusable,
-    Ask: FnMut(&View, &mut R) -> Result<T, ViewError> + Send + 'static,
+    Ask: FnMut(&dyn Operations, &mut R) -> Result<T, ViewError> + Send + 'static,
     Give: FnOnce(R, T) + Send + 'static,
 {
     fn generation(&self) -> u64 {
@@ -103,10 +104,10 @@ where
     }
 
     fn ask(mut self: Box<Self>) -> Option<Box<dyn Waiting>> {
-        match (self.ask)(&self.view, &mut self.reply) {
+        match (self.ask)(&*self.view, &mut self.reply) {
             Ok(answer) => (self.give)(self.reply, answer),
             Err(error) if error.is_not_yet() => return Some(self),
-            Err(error) => self.reply.refuse(report(&self.view, self.node, &error)),
+            Err(error) => self.reply.refuse(report(&*self.view, self.node, &error)),
         }
         None
     }
