@@ -106,3 +106,74 @@ fn unsafe_code_is_denied_but_for_the_memory_map() {
     assert_eq!(found, ["index/reader.rs: unsafe { Mmap::map(file) }"]);
     assert!(!mentions("lib.rs", "unsafe_code").is_empty());
 }
+
+/// The files of `src/cli` that a file there imports from, by its `use` of `crate::cli::…` and `super::…`.
+fn imports_within_cli(file: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let code = fs::read_to_string(file).unwrap();
+    let production = code.split("#[cfg(test)]").next().unwrap();
+    let module = file.strip_prefix(&src).unwrap().with_extension("");
+    let inside = if file.ends_with("mod.rs") { module.parent().unwrap().to_owned() } else { module.clone() };
+    let mut found = Vec::new();
+    for statement in production.split(';') {
+        let Some(at) = statement.rfind("use ") else { continue };
+        let spelled = statement[at + 4..].split(['{', '\n']).next().unwrap().trim();
+        let mut path = match spelled.strip_prefix("crate::") {
+            Some(rest) => rest.split("::").collect::<PathBuf>(),
+            None if spelled.starts_with("super::") => {
+                let ups = spelled.matches("super::").count();
+                let base = inside.ancestors().nth(ups).unwrap();
+                base.join(spelled.trim_start_matches("super::").split("::").collect::<PathBuf>())
+            }
+            None => continue,
+        };
+        // The longest beginning of the path that is a file; what follows are names inside it.
+        loop {
+            let is = |file: &&PathBuf| {
+                let of = file.strip_prefix(&src).unwrap();
+                of == path.with_extension("rs") || of == path.join("mod.rs")
+            };
+            match files.iter().find(is) {
+                Some(other) => break found.push(other.clone()),
+                None if !path.pop() => break,
+                None => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_rooms_of_the_command_line_know_only_what_is_below_them() {
+    for (room, above) in [
+        ("output", &["verbs", "server", "process", "command_line"][..]),
+        ("process", &["verbs", "server", "command_line"]),
+        ("server", &["verbs", "command_line"]),
+        ("verbs", &["command_line"]),
+    ] {
+        for other in above {
+            let room = format!("cli/{room}");
+            assert_eq!(mentions(&room, &format!("cli::{other}")), [""; 0], "{room} uses {other}");
+            assert_eq!(mentions(&room, &format!("super::super::{other}")), [""; 0], "{room} uses {other}");
+        }
+    }
+}
+
+#[test]
+fn no_files_of_the_command_line_import_each_other_in_a_circle() {
+    let files = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli"));
+    let mut left: Vec<(PathBuf, Vec<PathBuf>)> =
+        files.iter().map(|file| (file.clone(), imports_within_cli(file, &files))).collect();
+    let arrows: usize = left.iter().map(|(_, imports)| imports.len()).sum();
+    assert!(arrows > files.len(), "the imports are not seen: {arrows} in {} files", files.len());
+    // A file that imports none of those that are left is in no circle.
+    loop {
+        let names: Vec<PathBuf> = left.iter().map(|(file, _)| file.clone()).collect();
+        let before = left.len();
+        left.retain(|(_, imports)| imports.iter().any(|import| names.contains(import)));
+        if left.len() == before {
+            break;
+        }
+    }
+    assert!(left.is_empty(), "a circle is among these: {left:#?}");
+}

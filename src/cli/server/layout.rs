@@ -1,0 +1,99 @@
+//! How what a source has is laid out at the mountpoint.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use super::options::MountOptions;
+use crate::cli::output::error::{CommandError, Kind};
+use crate::fuse::{Description, LayerLabel, Layers, View, ViewMount, ViewOptions};
+use crate::index::Timestamp;
+use crate::source::{MountState, Source, SourceError};
+
+/// The source that is shown. Only the supervisor changes it.
+pub type Shown = Arc<RwLock<Source>>;
+
+/// The mounts of a source, as a view takes them.
+pub fn view_mounts(source: &Source) -> Vec<ViewMount> {
+    let mounts = source.mounts.iter().enumerate().map(|(index, mount)| ViewMount {
+        name: mount.name.clone().into(),
+        destination: (index > 0).then(|| mount.destination.clone().into()),
+        may_be_file: mount.may_be_file(),
+        filesystem: Arc::clone(&mount.filesystem),
+    });
+    mounts.collect()
+}
+
+/// What `.imagefs.json` says of a source.
+fn describe(source: &Source) -> Vec<u8> {
+    let mut told = source.describe();
+    // Others may be let in who cannot ask the daemon, and a container's environment is where its secrets are.
+    if source.is_renewable()
+        && let Some(config) = told["config"].as_object_mut()
+    {
+        config.remove("Env");
+    }
+    // A JSON value is all text and numbers, which can be written.
+    let mut text = serde_json::to_vec_pretty(&told).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// What `.imagefs.json` says of whatever is shown, as long as it is.
+fn description(shown: &Shown) -> Description {
+    // The view must not keep the source, which goes with the server.
+    let shown = Arc::downgrade(shown);
+    Description::Live(Arc::new(move || match shown.upgrade() {
+        Some(shown) => describe(&shown.read().unwrap_or_else(PoisonError::into_inner)),
+        None => Vec::new(),
+    }))
+}
+
+/// Lays out what a source has as the options want it.
+pub fn view(shown: &Shown, options: &MountOptions) -> Result<View, CommandError> {
+    let source = &*shown.read().unwrap_or_else(PoisonError::into_inner);
+    let replaceable = source.is_renewable();
+    let changes = replaceable || source.mounts.iter().any(|mount| mount.state() != MountState::Ready);
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let layers = layers(source, options)?;
+    let view_options = ViewOptions {
+        flat: options.flat,
+        symlinks: options.symlinks,
+        xattrs: options.xattr,
+        uid: options.uid,
+        gid: options.gid,
+        description: if changes { description(shown) } else { describe(source).into() },
+        replaceable,
+        mtime: Timestamp {
+            secs: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
+            nanos: since_epoch.subsec_nanos(),
+        },
+    };
+    View::new(view_mounts(source), view_options)
+        .and_then(|view| view.with_layers(layers))
+        .map_err(|e| CommandError::new(Kind::Input, "cannot lay out the container mounts").caused_by(e))
+}
+
+/// What is to be told of the layers of a source.
+fn layers(source: &Source, options: &MountOptions) -> Result<Layers, CommandError> {
+    let known = &source.details.layers;
+    if known.is_empty() && (options.layers || options.provenance) {
+        return Err(SourceError::NoLayers(source.spelled.clone()).into());
+    }
+    let labels = known.iter().enumerate().map(|(number, layer)| LayerLabel {
+        layer: format!("{number} {}", layer.diff_id),
+        created_by: layer.created_by.clone(),
+    });
+    let mut shown = Vec::new();
+    if options.layers {
+        let digits = known.len().saturating_sub(1).to_string().len().max(2);
+        for (number, (layer, filesystem)) in source.layers()?.into_iter().enumerate() {
+            shown.push(ViewMount {
+                name: format!("{number:0digits$}-{}", layer.diff_id.short()).into(),
+                destination: None,
+                may_be_file: false,
+                filesystem: Arc::new(filesystem),
+            });
+        }
+    }
+    Ok(Layers { labels: labels.collect(), listed: options.provenance, shown })
+}

@@ -1,0 +1,67 @@
+//! The verbs, each a file beside this one.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::blame::BlameArgs;
+use super::cache::CacheArgs;
+use super::cat::CatArgs;
+use super::context::Context;
+use super::cp::CpArgs;
+use super::diff::DiffArgs;
+use super::find::FindArgs;
+use super::history::HistoryArgs;
+use super::inspect::InspectArgs;
+use super::ls::LsArgs;
+use super::mount::MountArgs;
+use super::mounts::MountsArgs;
+use super::refresh::RefreshArgs;
+use super::stat::StatArgs;
+use super::tree::TreeArgs;
+use super::umount::UmountArgs;
+use crate::cli::output::error::CommandError;
+
+/// All verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Mount(MountArgs),
+    #[command(visible_alias = "unmount")]
+    Umount(UmountArgs),
+    Mounts(MountsArgs),
+    Refresh(RefreshArgs),
+    Ls(LsArgs),
+    Cat(CatArgs),
+    Stat(StatArgs),
+    Tree(TreeArgs),
+    Find(FindArgs),
+    Cp(CpArgs),
+    Inspect(InspectArgs),
+    Diff(DiffArgs),
+    History(HistoryArgs),
+    Blame(BlameArgs),
+    Cache(CacheArgs),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
+        match self {
+            Command::Mount(args) => args.run(context),
+            Command::Umount(args) => args.run(context),
+            Command::Mounts(args) => args.run(context),
+            Command::Refresh(args) => args.run(context),
+            Command::Ls(args) => args.run(context),
+            Command::Cat(args) => args.run(context),
+            Command::Stat(args) => args.run(context),
+            Command::Tree(args) => args.run(context),
+            Command::Find(args) => args.run(context),
+            Command::Cp(args) => args.run(context),
+            Command::Inspect(args) => args.run(context),
+            Command::Diff(args) => args.run(context),
+            Command::History(args) => args.run(context),
+            Command::Blame(args) => args.run(context),
+            Command::Cache(args) => args.run(context),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! What can be asked for: one file a verb; its doc comments are its help text.
+//!
+//! A new verb is a file here and a line in `command.rs`. May use all of the command line.
+
+mod blame;
+mod cache;
+mod cat;
+mod command;
+mod complete_sources;
+pub mod context;
+mod copy;
+mod cp;
+mod diff;
+mod find;
+mod history;
+mod inspect;
+mod ls;
+mod mount;
+mod mounts;
+mod reading;
+mod refresh;
+mod stat;
+mod tree;
+mod umount;
+mod watch;
+
+pub use command::Command;
+pub use find::spell_out;

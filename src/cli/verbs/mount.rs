@@ -1,0 +1,125 @@
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, RwLock};
+
+use clap::Args;
+
+use super::context::Context;
+use super::context::SourceArgs;
+use crate::cli::output::error::CommandError;
+use crate::cli::server::background::{self, Detached};
+use crate::cli::server::layout::view;
+use crate::cli::server::mountpoint::Mountpoint;
+use crate::cli::server::options::MountOptions;
+use crate::cli::server::serve::{Errand, Prepared, serve};
+use crate::fuse::SessionConfig;
+use crate::source;
+
+const EXAMPLES: &str = "\
+Examples:
+  imagefs mount python:3.12 /mnt/py            then look into /mnt/py/rootfs
+  imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
+  imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain, gzip, zstd or xz
+  imagefs mount oci:DIR:latest /mnt/x          an image that no daemon has
+  imagefs mount container:web /mnt/web         a container, with its volumes
+  imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked
+
+Mount options, given by -o as for mount(8):
+  ro                 accepted; a mount is always read-only
+  flat               the root filesystem at MOUNTPOINT, not MOUNTPOINT/rootfs
+  symlinks=contain   links out of the image stay inside it (default)
+  symlinks=raw       links as they are stored
+  xattr=auto|on|off  extended attributes; auto (default): if there are any
+  allow_other        let other users in; file permissions then apply to all
+  uid=N, gid=N       show everything as owned by this user, this group
+  suid, dev          setuid bits and device files take effect; root only
+  exact              a daemon's image as its layers are stored: nothing added or
+                     lost by the export, but it takes longer
+  layers             also layers/00-DIFFID, …: what each layer holds by itself
+  provenance         list what names a file's layer among its attributes
+  fsname=NAME        what df(1) and mount(8) show as the source
+  timeout=SECONDS    how long a read waits while nothing comes (default 30)
+
+Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
+
+/// Mount an image, a container or a tar as a read-only directory tree
+///
+/// Returns when the mount answers; a server goes on in the background until it is unmounted. The first mount of an
+/// image reads it from the daemon into the cache while it is being used; what is asked for before it has come is waited
+/// for, or fetched alone. Later mounts have all of it at once. Nothing is pulled, and no container is started.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct MountArgs {
+    /// A local image (a name, NAME@sha256:…, or an id, also a short one), container:NAME, or the path of a tar or an image
+    /// layout
+    ///
+    /// What begins with /, ./ or ../, or is the name of a file or an image layout here, is a path, and what it holds is
+    /// found out: a root filesystem, or an image as docker save, podman save, skopeo and others write it. Of several images,
+    /// :NAME or :@NUMBER behind the path chooses one. Everything else is an image of the daemon's, or else a container. To
+    /// say which, write docker-daemon:NAME, container:NAME, tar:PATH, docker-archive:PATH, oci-archive:PATH or oci:DIR.
+    source: OsString,
+    /// An empty directory
+    mountpoint: PathBuf,
+    /// Mount options, as for mount(8): see the end of --help
+    #[arg(short, value_name = "OPTION[,…]")]
+    options: Vec<String>,
+    /// Stay in the foreground, and unmount on Ctrl-C
+    ///
+    /// SIGTERM unmounts, and so do SIGINT and SIGHUP unless they were ignored when the command was started: as SIGHUP by nohup, and
+    /// SIGINT by a shell script that starts it with &. There, end it with kill or `imagefs umount`.
+    #[arg(short, long)]
+    foreground: bool,
+    /// Wait until all of the source has been read, and fail if that fails
+    #[arg(long)]
+    wait: bool,
+    /// Make MOUNTPOINT, and remove it after unmounting
+    #[arg(long)]
+    mkdir: bool,
+    #[command(flatten)]
+    source_args: SourceArgs,
+}
+
+impl MountArgs {
+    /// Does it.
+    pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
+        let root = rustix::process::geteuid().is_root();
+        let options = MountOptions::parse(&self.options, root)?;
+        if !self.foreground && !context.global.server {
+            return background::launch();
+        }
+        let detached = if context.global.server { Some(Detached::begin()?) } else { None };
+        let cache = context.cache()?;
+        let mountpoint = Mountpoint::check(&self.mountpoint, self.mkdir, cache.dir())?;
+        let errand = Errand {
+            source: &self.source,
+            mountpoint: &mountpoint,
+            register: context.register()?,
+            log_file: context.global.log_file.as_deref(),
+            printer: &context.printer,
+            detached,
+        };
+        serve(errand, |progress| {
+            let mut source = source::open(
+                &self.source,
+                &source::Context { exact: options.exact, ..self.source_args.context(&cache, progress) },
+            )?;
+            source.notes.iter().for_each(|note| context.printer.note(note));
+            if self.wait {
+                source.wait()?;
+            }
+            let defaults = SessionConfig::new(&mountpoint.path);
+            let config = SessionConfig {
+                fsname: options.fsname.clone().map_or_else(|| self.source.clone(), OsString::from),
+                allow_other: options.allow_other,
+                suid: options.suid,
+                dev: options.dev,
+                timeout: options.timeout.unwrap_or(defaults.timeout),
+                ..defaults
+            };
+            let source = Arc::new(RwLock::new(source));
+            let view = view(&source, &options)?;
+            Ok(Prepared { view, config, source, cache: cache.clone() })
+        })
+    }
+}

@@ -1,0 +1,77 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::context::Context;
+use super::reading::ReadArgs;
+use crate::cli::output::error::CommandError;
+use crate::cli::output::escape::name;
+use crate::cli::output::files::{self, Row};
+use crate::cli::output::size;
+use crate::gateway::FileStat;
+use crate::index::FileType;
+
+/// Show the attributes of a file of a source
+///
+/// Of a Docker image that is not in the cache, only this file is asked for; the number of its names is then not known.
+#[derive(Debug, Args)]
+pub struct StatArgs {
+    #[command(flatten)]
+    read: ReadArgs,
+    /// A file of the source
+    path: PathBuf,
+    /// Follow a symbolic link, unless it leads out of the mount
+    #[arg(short = 'L', long)]
+    dereference: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl StatArgs {
+    /// Does it.
+    pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
+        let file = self.read.read(context, |reading| {
+            Ok(match self.dereference {
+                true => reading.gateway.stat_file(reading.mount, &self.path)?,
+                false => reading.gateway.stat_link(reading.mount, &self.path)?,
+            })
+        })?;
+        if self.json {
+            context.printer.json(&Row::from(file))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        for (label, value) in told(&file) {
+            context.printer.line(format!("{label:>8}: {value}"))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn told(file: &FileStat) -> Vec<(&'static str, String)> {
+    let mut told = vec![("Path", name(&file.path)), ("Type", files::type_name(file.file_type).to_owned())];
+    if let Some(target) = &file.link_target {
+        told.push(("Target", name(target)));
+    }
+    match file.file_type {
+        FileType::CharDevice | FileType::BlockDevice => told.push(("Device", files::size(file))),
+        FileType::Regular if file.size >= 1000 => {
+            told.push(("Size", format!("{} ({})", file.size, size::show(file.size))));
+        }
+        FileType::Regular | FileType::Symlink => told.push(("Size", file.size.to_string())),
+        FileType::Directory | FileType::Fifo | FileType::Socket => {}
+    }
+    told.push(("Mode", format!("{:04o} ({})", file.perm, files::mode(file))));
+    told.push(("Owner", format!("{}:{}", file.uid, file.gid)));
+    told.push(("Modified", files::instant(file.mtime)));
+    if let Some(inode) = file.inode {
+        told.push(("Inode", inode.number.to_string()));
+        told.push(("Links", inode.links.to_string()));
+    }
+    for (key, value) in &file.xattrs {
+        let pair = format!("{}=\"{}\"", key.escape_ascii(), value.escape_ascii());
+        told.push(("Xattr", pair));
+    }
+    told
+}
