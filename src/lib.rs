@@ -15,6 +15,7 @@
 //! | [`docker`] | the daemon: finds images and containers, streams what they hold | nothing of ours |
 //! | [`fuse`] | the filesystem's answers, the kernel's requests, the life of a mount | `index` |
 //! | [`gateway`] | the library's public face: a source read by mount index and path, without FUSE | [`source`], `index` |
+//! | [`http`] | outgoing calls: connections, TLS, proxies, deadlines | [`progress`] |
 //! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
 //! | [`source`] | what the user named → filesystems: asks the daemon, fills the cache | all but `fuse` and `cli` |
 //! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`image`], [`progress`] |
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod docker;
 pub mod fuse;
 pub mod gateway;
+pub mod http;
 pub mod image;
 pub mod index;
 pub mod oci;

@@ -54,7 +54,7 @@ fn a_room_uses_only_the_rooms_that_it_may() {
             "index" => vec![],
             "cache" => vec!["index"],
             "fuse" => vec!["index"],
-            "docker" | "oci" => vec![],
+            "docker" | "http" | "oci" => vec![],
             "source" => vec!["cache", "docker", "index", "oci"],
             "gateway" => vec!["index", "source", "cache"],
             "cli" => rooms().iter().map(|room| &*room.clone().leak()).collect(),
@@ -75,9 +75,10 @@ fn a_room_uses_only_the_rooms_that_it_may() {
 #[test]
 fn a_foreign_crate_stays_in_its_room() {
     for (name, homes) in [
-        ("tokio::", &["docker"][..]),
+        ("tokio::", &["docker", "http"][..]),
         ("bollard::", &["docker"]),
-        ("hyper::", &["docker"]),
+        ("hyper::", &["docker", "http"]),
+        ("rustls::", &["http"]),
         ("fuser::", &["fuse"]),
         ("clap::", &["cli"]),
         ("indicatif::", &["cli"]),
