@@ -78,7 +78,7 @@ fn a_mount_is_there_when_the_command_returns_and_gone_when_umount_does() {
 
     let [mount] = place.mounts().try_into().unwrap();
     assert_eq!(mount["mountpoint"], place.0.path("mnt").to_str().unwrap());
-    assert_eq!(mount["source"], "./root.tar");
+    assert_eq!(mount["source"], place.0.path("root.tar").to_str().unwrap());
     assert_eq!(mount["state"], "ready");
     // To people, a tar goes by its key in the cache.
     let entries: Value =
@@ -182,6 +182,73 @@ fn a_mount_in_the_foreground_ends_with_its_command() {
         assert!(server.wait().unwrap().success());
         place.assert_clean();
     }
+}
+
+#[test]
+fn a_mount_that_can_be_read_is_ready() {
+    let place = Place::new();
+    let arguments = ["mount", "-f", TAR, "mnt"];
+    for _ in 0..30 {
+        let server = place.0.imagefs(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        // At once, without the pauses of `wait_until`.
+        assert!(wait_until(|| (0..100_000).any(|_| place.hello().is_ok())));
+        kill_process(Pid::from_child(&server), Signal::INT).unwrap();
+        let outcome = server.wait_with_output().unwrap();
+        assert!(outcome.status.success(), "{outcome:?}");
+    }
+    place.assert_clean();
+}
+
+#[test]
+fn a_server_goes_by_the_name_of_its_program() {
+    let place = Place::new();
+    place.run(["mount", TAR, "mnt"]).success();
+    let server = pid(&place.mounts()[0]);
+    let status = fs::read_to_string(format!("/proc/{}/comm", server.as_raw_nonzero())).unwrap();
+    assert_eq!(status, "imagefs\n");
+    place.run(["umount", "mnt"]).success();
+}
+
+#[test]
+fn a_relative_path_is_kept_as_one_that_means_the_same_everywhere() {
+    let place = Place::new();
+    for (source, reported) in [("root.tar", "root.tar"), ("tar:./root.tar", "tar:root.tar")] {
+        let dir = place.0.path("");
+        let kept = match reported.strip_prefix("tar:") {
+            Some(name) => format!("tar:{}", dir.join(name).display()),
+            None => dir.join(reported).display().to_string(),
+        };
+        place.run(["mount", source, "mnt"]).success();
+        assert_eq!(place.mounts()[0]["source"], kept);
+        let shown = succeed(place.0.command("findmnt").args(["--noheadings", "--output", "SOURCE", "mnt"]));
+        assert_eq!(String::from_utf8(shown).unwrap().trim_end(), kept);
+        let described = fs::read_to_string(place.0.path("mnt/.imagefs.json")).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&described).unwrap()["source"], kept);
+        let cached = place.run(["cache", "ls", "--json"]).success().stdout;
+        assert_eq!(serde_json::from_str::<Value>(&cached).unwrap()[0]["source"], kept);
+        place.run(["umount", "mnt"]).success();
+        place.run(["cache", "prune", "--max-size", "0"]).success();
+    }
+}
+
+#[test]
+fn a_tar_that_was_written_to_is_told_as_broken() {
+    let place = Place::new();
+    // When it was read at once, and when it comes out of the cache.
+    for _ in 0..2 {
+        place.run(["mount", "--wait", TAR, "mnt"]).success();
+        assert!(place.run(["mounts"]).success().stdout.trim_end().ends_with("  ready"));
+        place.run(["umount", "mnt"]).success();
+    }
+    place.run(["mount", TAR, "mnt"]).success();
+    fs::OpenOptions::new().append(true).open(place.0.path("root.tar")).unwrap().set_len(1 << 20).unwrap();
+    assert_eq!(place.hello().unwrap_err().raw_os_error(), Some(116), "ESTALE");
+    let why = format!("{} was changed while it was mounted", place.0.path("root.tar").display());
+    let [mount] = place.mounts().try_into().unwrap();
+    assert_eq!((&mount["state"], &mount["failure"]), (&"broken".into(), &why.clone().into()));
+    let listed = place.run(["mounts"]).success().stdout;
+    assert!(listed.trim_end().ends_with(&format!("  broken: {why}")), "{listed}");
+    place.run(["umount", "mnt"]).success();
 }
 
 #[test]

@@ -237,8 +237,10 @@ fn help_tells_a_newcomer_what_there_is() {
       suid, dev          setuid bits and device files take effect; root only
       exact              a daemon's image as its layers are stored: nothing added or
                          lost by the export, but it takes longer
-      layers             also layers/00-DIFFID, …: what each layer holds by itself
-      provenance         list what names a file's layer among its attributes
+      layers             also layers/00-DIFFID, …: what each layer holds by itself;
+                         implies exact
+      provenance         list what names a file's layer among its attributes;
+                         implies exact
       fsname=NAME        what df(1) and mount(8) show as the source
       timeout=SECONDS    how long a read waits while nothing comes (default 30)
 

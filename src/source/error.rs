@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cache::CacheError;
+use crate::cache::{CacheError, Kind};
 use crate::docker::{BadName, DockerError, EndpointError};
 use crate::image::Digest;
 use crate::index::scan::ScanError;
@@ -101,8 +101,15 @@ pub enum SourceError {
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
     /// Nothing is known of the layers that it consists of.
-    #[error("the layers of {} are not known", quote(Path::new(.0)))]
-    NoLayers(OsString),
+    #[error("the layers of {} are not known", quote(Path::new(.source_name)))]
+    NoLayers {
+        /// What the user named.
+        source_name: OsString,
+        /// What it is.
+        kind: Kind,
+        /// The image that it was made of, if it is a container.
+        image: Option<String>,
+    },
     /// It is what it is.
     #[error("there is nothing to refresh: {} is no container, and never changes", quote(Path::new(.0)))]
     Unchanging(OsString),
@@ -159,11 +166,13 @@ impl SourceError {
             SourceError::Docker(e) => e.hint(),
             SourceError::Oci(e) => e.hint(),
             SourceError::Cache(e) => e.hint(),
-            SourceError::NoLayers(_) => Some(
-                "name an image: a tar of a root filesystem has no layers, and -o exact gets a daemon's image layer by \
-                 layer"
-                    .to_owned(),
-            ),
+            SourceError::NoLayers { image: Some(image), .. } => {
+                Some(format!("those of the image that it was made of are: name {image}"))
+            }
+            SourceError::NoLayers { kind: Kind::Tar, .. } => {
+                Some("name an image: a tar of a root filesystem has no layers".to_owned())
+            }
+            SourceError::NoLayers { .. } => Some("-o exact gets a daemon's image layer by layer".to_owned()),
             SourceError::Unchanging(_) => {
                 Some("a name may lead to another image by now: unmount, and mount it again".to_owned())
             }

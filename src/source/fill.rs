@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufRead;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -55,6 +55,7 @@ pub(super) struct Fill {
     work: Arc<Work>,
     /// Held for as long as the filesystem may be used.
     entry: Option<Entry>,
+    archive_in_place: Option<PathBuf>,
 }
 
 /// The thread that fills, once there is one.
@@ -138,6 +139,7 @@ pub(super) fn open(
     spool(&plan, &filler, &grower);
     let (ready, wait_ready) = sync_channel(1);
     let mut fill = Fill::of(&plan, context);
+    fill.archive_in_place = bytes.in_place();
     let patience = plan.patience;
     let job = Job::new(plan, context.cache.clone(), context.progress, grower.clone(), filler, Some(ready));
     fill.work.begin(grower, move || work(job, bytes))?;
@@ -209,6 +211,14 @@ fn spool(plan: &Plan, filler: &Filler, grower: &Grower) {
 }
 
 impl Bytes {
+    /// Where they stay, if it is with the user.
+    fn in_place(&self) -> Option<PathBuf> {
+        match self {
+            Bytes::Own(_) => None,
+            Bytes::Borrowed(_, path, _) => Some(path.clone()),
+        }
+    }
+
     /// What is read of them while they are being written.
     fn readable(&self, filler: &Filler) -> Result<DataFile, SourceError> {
         match self {
@@ -278,6 +288,7 @@ impl Fill {
             details: plan.details.clone(),
             work: Arc::new(Work { progress, thread: Mutex::default(), failure: OnceLock::new() }),
             entry: None,
+            archive_in_place: None,
         }
     }
 
@@ -303,6 +314,11 @@ impl Fill {
     /// Why it came to nothing, if it did.
     pub fn failure(&self) -> Option<&Arc<SourceError>> {
         self.work.failure.get()
+    }
+
+    /// The archive whose bytes stay where they are, if they do.
+    pub fn archive_in_place(&self) -> Option<&Path> {
+        self.archive_in_place.as_deref()
     }
 }
 

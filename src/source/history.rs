@@ -78,7 +78,7 @@ impl Source {
             Some(Keep::Entry(entry)) if !self.details.layers.is_empty() => {
                 Ok(self.details.layers.iter().zip(entry.layers()))
             }
-            _ => Err(SourceError::NoLayers(self.spelled.clone())),
+            _ => Err(self.has_no_layers()),
         }
     }
 }

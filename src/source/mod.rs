@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Cache, Entry, text};
+use crate::cache::{Cache, DataRef, Entry, text};
 use crate::docker::{ContainerName, DockerError, Endpoint};
 use crate::image::{Digest, ImageConfig, Platform};
 use crate::index::{Filesystem, FillState};
@@ -39,7 +39,7 @@ pub use crate::cache::Kind;
 pub use error::SourceError;
 pub use history::{LayerChange, LayerHistory};
 pub(crate) use single_paths::{Fetched, Found, SinglePaths};
-pub use spec::Spec;
+pub use spec::{Spec, absolute};
 
 /// What opening a source may need.
 pub struct Context<'a> {
@@ -75,7 +75,7 @@ impl<'a> Context<'a> {
 
 /// A source that was found and can be served.
 pub struct Source {
-    /// As the user spelled it.
+    /// As the user spelled it, but for a path, which is absolute.
     pub spelled: OsString,
     /// What it is.
     pub kind: Kind,
@@ -274,7 +274,10 @@ pub fn open_when_asked(source: &OsStr, context: &Context<'_>) -> Result<Source, 
 }
 
 fn find(source: &OsStr, start: Start, context: &Context<'_>) -> Result<Source, SourceError> {
-    let opened = match Spec::parse(source)? {
+    let spec = Spec::parse(source)?;
+    // What is kept is told to people who are elsewhere.
+    let source = &*spec::absolute(source);
+    let opened = match spec {
         Spec::Name(name) => return find_name(source, &name, start, context),
         Spec::Image(name) => return find_image(source, &name, start, context),
         Spec::Container(name) => return container::open(source, &name.parse()?, start, context),
@@ -392,6 +395,28 @@ impl Source {
             notes: Vec::new(),
             container: None,
         })
+    }
+
+    /// The error for whoever asks for its layers in vain.
+    pub(crate) fn has_no_layers(&self) -> SourceError {
+        let container = self.details.container.as_ref();
+        SourceError::NoLayers {
+            source_name: self.spelled.clone(),
+            kind: self.kind,
+            image: container.map(|container| container.image.to_string()),
+        }
+    }
+
+    /// The archive of the user's that is served where it lies, if it is one.
+    pub fn archive_in_place(&self) -> Option<&Path> {
+        let root = self.mounts.first()?;
+        match &root.keep {
+            Keep::Entry(entry) => entry.meta().data.iter().find_map(|data| match data {
+                DataRef::Borrowed { path, .. } => Some(&**path),
+                _ => None,
+            }),
+            Keep::Fill(fill) => fill.archive_in_place(),
+        }
     }
 
     /// Waits until everything that is being read is in the cache.

@@ -94,6 +94,25 @@ impl Spec {
     }
 }
 
+/// The same source, spelled so that it means the same wherever somebody is. What cannot be told stays as it is.
+pub fn absolute(source: &OsStr) -> OsString {
+    let Ok(Spec::Tar(path) | Spec::Packed { path, .. } | Spec::Path { path, .. }) = Spec::parse(source)
+    else {
+        return source.to_owned();
+    };
+    let bytes = source.as_bytes();
+    // It stands behind the transport, and before the reference.
+    let at = if bytes.starts_with(path.as_os_str().as_bytes()) {
+        0
+    } else {
+        colons(bytes).next().map_or(0, |colon| colon + 1)
+    };
+    let Ok(absolute) = std::path::absolute(&path) else { return source.to_owned() };
+    let rest = bytes.get(at + path.as_os_str().len()..).unwrap_or_default();
+    let transport = bytes.get(..at).unwrap_or_default();
+    OsString::from_vec([transport, absolute.as_os_str().as_bytes(), rest].concat())
+}
+
 /// A name that the daemon is to be asked for.
 fn text(source: &OsStr, name: &[u8]) -> Result<String, SourceError> {
     match std::str::from_utf8(name) {
@@ -201,6 +220,28 @@ mod tests {
         }
         for image in ["program:1", "nothing:1"].map(in_here) {
             assert_eq!(parse(&image).unwrap(), Spec::Name(image));
+        }
+    }
+
+    #[test]
+    fn a_source_is_spelled_the_same_everywhere() {
+        let here = std::env::current_dir().unwrap();
+        let here = here.to_str().unwrap();
+        for (given, absolute) in [
+            ("./x.tar", format!("{here}/x.tar")),
+            ("./d/../x.tar:a:1", format!("{here}/d/../x.tar:a:1")),
+            ("Cargo.toml", format!("{here}/Cargo.toml")),
+            ("tar:x.tar", format!("tar:{here}/x.tar")),
+            ("tar:/x.tar", "tar:/x.tar".into()),
+            ("oci:l:a", format!("oci:{here}/l:a")),
+            ("docker-archive:x.tar:@1", format!("docker-archive:{here}/x.tar:@1")),
+            ("/x.tar", "/x.tar".into()),
+            ("debian:12", "debian:12".into()),
+            ("container:web", "container:web".into()),
+            ("docker://debian", "docker://debian".into()),
+            ("tar:", "tar:".into()),
+        ] {
+            assert_eq!(super::absolute(OsStr::new(given)), *absolute, "{given}");
         }
     }
 

@@ -7,7 +7,7 @@ use rustix::fs::{lgetxattr, llistxattr};
 
 use super::build::Layer;
 use super::image;
-use crate::support::Sandbox;
+use crate::support::{Daemon, Sandbox, succeed};
 
 /// A sandbox with the image `l:a` mounted at `mnt`.
 struct Mounted(Sandbox);
@@ -132,6 +132,44 @@ fn what_has_no_layers_shows_none() {
     fs::write(sandbox.path("root.tar"), Layer::new(0).file("etc/f", "").tar()).unwrap();
     let outcome = sandbox.run(&mut sandbox.imagefs(["mount", "-o", "layers", "./root.tar", "mnt"]));
     assert_eq!(outcome.code, Some(2));
-    assert!(outcome.stderr.contains("the layers of \"./root.tar\" are not known"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("root.tar\" are not known\nhint: name an image"), "{}", outcome.stderr);
+    sandbox.assert_nothing_left();
+}
+
+#[test]
+fn the_layers_of_a_daemons_image_need_no_other_option() {
+    const SMALL: &str = "imagefs-test/small";
+    for daemon in Daemon::both() {
+        let sandbox = Sandbox::new();
+        for (options, names) in [("layers", "layers rootfs"), ("provenance", "rootfs")] {
+            let mountpoint = sandbox.mount(options, ["--host", daemon.host(), "-o", options, SMALL]);
+            let ls = succeed(sandbox.command("ls").arg(&mountpoint));
+            assert_eq!(
+                String::from_utf8(ls).unwrap().split_whitespace().collect::<Vec<_>>().join(" "),
+                names
+            );
+            let file = mountpoint.join("rootfs/etc/passwd");
+            let layer = succeed(sandbox.command("getfattr").args(["-n", "user.imagefs.layer"]).arg(&file));
+            assert!(String::from_utf8(layer).unwrap().contains("=\"0 sha256:"), "{}", daemon.name);
+            sandbox.unmount(&mountpoint);
+        }
+    }
+}
+
+#[test]
+fn a_container_leads_to_the_image_that_has_its_layers() {
+    let (sandbox, daemon) = (Sandbox::new(), Daemon::docker());
+    let container = daemon.create("imagefs-test/small");
+    sandbox.directory("mnt");
+    let source = format!("container:{}", container.id);
+    for arguments in [&["mount", "-o", "layers", &source, "mnt"][..], &["history", &source]] {
+        let outcome = sandbox.run(sandbox.imagefs(arguments).env("DOCKER_HOST", daemon.host()));
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        let hint = format!(
+            "hint: those of the image that it was made of are: name {}\n",
+            daemon.image_id("imagefs-test/small")
+        );
+        assert!(outcome.stderr.ends_with(&hint), "{}", outcome.stderr);
+    }
     sandbox.assert_nothing_left();
 }

@@ -192,7 +192,7 @@ fn of_source(error: &SourceError) -> Kind {
     match error {
         SourceError::Transport { .. }
         | SourceError::NotUtf8(_)
-        | SourceError::NoLayers(_)
+        | SourceError::NoLayers { .. }
         | SourceError::BadName(_)
         | SourceError::Unchanging(_)
         | SourceError::Endpoint(_) => Kind::Usage,

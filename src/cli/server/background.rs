@@ -5,6 +5,7 @@
 //! Until it is ready it speaks to the user on the standard error that it inherited.
 
 use std::env;
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, PipeWriter, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -17,6 +18,7 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, chdir, pidfd_open, pidfd_send_signal, setsid};
+use rustix::thread::set_name;
 use signal_hook::iterator::Signals;
 
 use crate::cli::output::error::{CommandError, Kind};
@@ -25,6 +27,9 @@ use crate::cli::process::signals;
 
 /// The hidden flag that makes a command the server.
 pub const SERVER_FLAG: &str = "background-server";
+
+/// What ps(1) and others call the server's process.
+const NAME: &CStr = c"imagefs";
 
 /// Starts this same command as a server, and waits until it is ready or has failed.
 ///
@@ -90,6 +95,8 @@ impl Detached {
         };
         // It fails where the process leads a session already, which is all that is wanted.
         let _ = setsid();
+        // The kernel named it after /proc/self/exe, and ps, pgrep and top would show that.
+        set_name(NAME).map_err(failed)?;
         let readiness: OwnedFd = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3).map_err(failed)?;
         rustix::stdio::dup2_stdout(null().map_err(failed)?).map_err(failed)?;
         Ok(Detached { readiness: Arc::new(readiness.into()), ready: Arc::new(AtomicBool::new(false)) })

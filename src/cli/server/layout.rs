@@ -7,7 +7,7 @@ use super::options::MountOptions;
 use crate::cli::output::error::{CommandError, Kind};
 use crate::fuse::{Description, LayerLabel, Layers, View, ViewMount, ViewOptions};
 use crate::index::Timestamp;
-use crate::source::{MountState, Source, SourceError};
+use crate::source::{MountState, Source};
 
 /// The source that is shown. Only the supervisor changes it.
 pub type Shown = Arc<RwLock<Source>>;
@@ -77,7 +77,7 @@ pub fn view(shown: &Shown, options: &MountOptions) -> Result<View, CommandError>
 fn layers(source: &Source, options: &MountOptions) -> Result<Layers, CommandError> {
     let known = &source.details.layers;
     if known.is_empty() && (options.layers || options.provenance) {
-        return Err(SourceError::NoLayers(source.spelled.clone()).into());
+        return Err(source.has_no_layers().into());
     }
     let labels = known.iter().enumerate().map(|(number, layer)| LayerLabel {
         layer: format!("{number} {}", layer.diff_id),

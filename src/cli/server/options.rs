@@ -43,8 +43,8 @@ const KNOWN: [Known; 14] = [
     flag("ro", |_| {}),
     flag("flat", |o| o.flat = true),
     flag("exact", |o| o.exact = true),
-    flag("layers", |o| o.layers = true),
-    flag("provenance", |o| o.provenance = true),
+    flag("layers", |o| (o.layers, o.exact) = (true, true)),
+    flag("provenance", |o| (o.provenance, o.exact) = (true, true)),
     value("symlinks", "contain|raw", |o, v| {
         o.symlinks = match v {
             "contain" => SymlinkMode::Contain,
@@ -79,7 +79,7 @@ const KNOWN: [Known; 14] = [
 pub struct MountOptions {
     /// The root filesystem itself stands at the mountpoint.
     pub flat: bool,
-    /// A daemon's image is got as its layers are stored.
+    /// A daemon's image is got as its layers are stored: otherwise nothing is known of them.
     pub exact: bool,
     /// Each layer is shown beside the root filesystem.
     pub layers: bool,
@@ -257,6 +257,12 @@ mod tests {
                 .unwrap();
         let expected = MountOptions { flat: true, uid: Some(1000), gid: Some(0), ..MountOptions::default() };
         assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn what_tells_of_layers_has_them_read() {
+        assert!(parse("layers").unwrap().exact && parse("provenance").unwrap().exact);
+        assert!(!parse("flat").unwrap().exact);
     }
 
     #[test]

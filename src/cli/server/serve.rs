@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -88,16 +88,20 @@ pub fn serve(
     ending.arm(session.stopper());
     let log = registration.record().log.clone();
     let supervisor = Supervisor::new(&source, progress, cache, session.notifier(), &mut registration)?;
-    // A signal that came before the mount was ready takes it away again, and nobody is told that it was there.
-    let asked = ending.check();
-    if let (Ok(()), Some(detached)) = (&asked, errand.detached) {
-        detached.ready(&log)?;
+    // A mount answers from here on, so a signal ends it as it ends one that has stood for hours. Only the command that
+    // waits for a server in the background is not told of a mount that goes at once.
+    let mut told = Ok(());
+    if let Some(detached) = errand.detached {
+        told = ending.check();
+        if told.is_ok() {
+            detached.ready(&log)?;
+        }
     }
     let end = during(
         |ended| supervisor.serve(ended),
         || {
             let end = session.wait();
-            ending.limit();
+            ending.disarm();
             Ok(end?)
         },
     )?;
@@ -108,7 +112,7 @@ pub fn serve(
         End::Stopped => tracing::info!("stopped"),
         End::StoppedInUse => tracing::warn!("stopped while files in the mount were in use"),
     }
-    asked.map(|()| ExitCode::SUCCESS)
+    told.map(|()| ExitCode::SUCCESS)
 }
 
 /// Adds this server to the register, in place of a dead one that had the same mountpoint.
@@ -133,6 +137,7 @@ fn register(errand: &Errand<'_>) -> Result<Registration, CommandError> {
         bytes: 0,
         entries: 0,
         failure: None,
+        archive: PathBuf::new(),
     })?;
     // Two that start at once both see each other here; neither then hides the other's mount beneath its own.
     let others = register.records()?;
@@ -220,10 +225,15 @@ impl Ending {
         }
     }
 
+    /// Says that the session is over, and limits what is still to be done.
+    fn disarm(&self) {
+        self.lock().stopper = None;
+        self.limit();
+    }
+
     /// Lets go of what the process holds and ends it, if it has not ended by itself when that is due, unless a session begins
     /// meanwhile.
     fn limit(&self) {
-        self.lock().stopper = None;
         let ending = self.clone();
         thread::spawn(move || {
             thread::sleep(PATIENCE - LAST);

@@ -49,7 +49,7 @@ pub enum Stage {
 /// What a server tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The source as the user named it.
+    /// The source as the user named it, but for a path, which is absolute.
     #[serde(with = "text")]
     pub source: OsString,
     /// What the source was found to be, as a digest or another name that stays; empty before it is known.
@@ -79,6 +79,9 @@ pub struct Record {
     /// Why some of it will never come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// The tar that is served where it lies, and which `id` describes; empty if there is none.
+    #[serde(default, with = "text")]
+    pub archive: PathBuf,
 }
 
 /// The register.
@@ -264,6 +267,7 @@ mod tests {
             bytes: 0,
             entries: 0,
             failure: None,
+            archive: PathBuf::new(),
         }
     }
 

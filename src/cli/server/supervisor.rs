@@ -1,6 +1,7 @@
 //! What a server does besides answering the kernel: it keeps its record up to date, and does what commands ask of it.
 
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -188,6 +189,7 @@ pub fn record(registration: &mut Registration, change: impl FnOnce(&mut Record))
 /// Writes down how far a source is.
 fn tell(record: &mut Record, source: &Source, progress: &Progress) {
     record.id.clone_from(&source.identity);
+    record.archive = source.archive_in_place().unwrap_or(Path::new("")).to_owned();
     let failures = source.failures();
     record.failure = (!failures.is_empty()).then(|| failures.join("; "));
     let filling = source.mounts.iter().any(|mount| mount.state() == MountState::Fetching);

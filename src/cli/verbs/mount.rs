@@ -36,8 +36,10 @@ Mount options, given by -o as for mount(8):
   suid, dev          setuid bits and device files take effect; root only
   exact              a daemon's image as its layers are stored: nothing added or
                      lost by the export, but it takes longer
-  layers             also layers/00-DIFFID, …: what each layer holds by itself
-  provenance         list what names a file's layer among its attributes
+  layers             also layers/00-DIFFID, …: what each layer holds by itself;
+                     implies exact
+  provenance         list what names a file's layer among its attributes;
+                     implies exact
   fsname=NAME        what df(1) and mount(8) show as the source
   timeout=SECONDS    how long a read waits while nothing comes (default 30)
 
@@ -91,8 +93,9 @@ impl MountArgs {
         let detached = if context.global.server { Some(Detached::begin()?) } else { None };
         let cache = context.cache()?;
         let mountpoint = Mountpoint::check(&self.mountpoint, self.mkdir, cache.dir())?;
+        let named = source::absolute(&self.source);
         let errand = Errand {
-            source: &self.source,
+            source: &named,
             mountpoint: &mountpoint,
             register: context.register()?,
             log_file: context.global.log_file.as_deref(),
@@ -110,7 +113,7 @@ impl MountArgs {
             }
             let defaults = SessionConfig::new(&mountpoint.path);
             let config = SessionConfig {
-                fsname: options.fsname.clone().map_or_else(|| self.source.clone(), OsString::from),
+                fsname: options.fsname.clone().map_or_else(|| named.clone(), OsString::from),
                 allow_other: options.allow_other,
                 suid: options.suid,
                 dev: options.dev,

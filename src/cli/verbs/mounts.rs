@@ -1,4 +1,5 @@
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -6,20 +7,22 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::Context;
-use crate::cache::Content;
+use crate::cache::{Content, tar_identity};
 use crate::cli::output::error::CommandError;
 use crate::cli::output::escape::name;
 use crate::cli::output::size;
 use crate::cli::output::text;
 use crate::cli::server::sessions::{Record, Register, Stage};
 use crate::fuse::{MountStatus, mount_status};
+use crate::index::FileIdentity;
 
 const STATES: &str = "\
 States:
   filling  the source is being read
   ready    all of it is there
   broken   the reading failed: what had come is there, the rest gives
-           input/output errors; the log and --json say why
+           input/output errors; or a tar was written to, and its files
+           cannot be read any more
   ending   it is being unmounted
   hung     its server does not answer
   stale    its server is gone; `imagefs umount` cleans up, and so does
@@ -90,14 +93,27 @@ pub fn state(stage: Stage, server_alive: bool, mount_status: &MountStatus) -> Op
 /// All mounts of the register with their states. What a server left that is gone without its mount is removed.
 pub fn survey(register: &Register) -> Result<Vec<(Record, State)>, CommandError> {
     let mut found = Vec::new();
-    for record in register.records()? {
+    for mut record in register.records()? {
         let mount_status = mount_status(&record.mountpoint).unwrap_or(MountStatus::Nothing);
         match state(record.stage, record.owner.is_alive(), &mount_status) {
+            Some(State::Ready) if is_outdated(&record) => {
+                record.failure = Some(format!("{} was changed while it was mounted", name(&record.archive)));
+                found.push((record, State::Broken));
+            }
             Some(state) => found.push((record, state)),
             None => register.forget(&record),
         }
     }
     Ok(found)
+}
+
+/// Whether the tar that a mount reads is no longer what was indexed: nobody tells its server before a file is read.
+fn is_outdated(record: &Record) -> bool {
+    if record.archive.as_os_str().is_empty() {
+        return false;
+    }
+    let identity = File::open(&record.archive).and_then(|file| FileIdentity::of(&file));
+    identity.map_or(true, |now| tar_identity(&now) != record.id)
 }
 
 #[derive(Serialize)]
@@ -153,7 +169,10 @@ fn cells(record: &Record, state: State) -> [String; 6] {
         State::Filling => {
             format!("filling: {}, {} entries", size::show(record.bytes), record.entries)
         }
-        state => state.name().to_owned(),
+        state => match &record.failure {
+            Some(why) => format!("{}: {why}", state.name()),
+            None => state.name().to_owned(),
+        },
     };
     [
         name(&record.mountpoint),
