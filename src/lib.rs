@@ -13,12 +13,13 @@
 //! | [`cache`] | finished filesystems on the disk: keys, locks, publication, eviction | [`index`], [`image`] |
 //! | [`cli`] | the command line: all printing, going to the background, exit statuses | everything |
 //! | [`docker`] | the daemon: finds images and containers, streams what they hold | nothing of ours |
-//! | [`fuse`] | the filesystem's answers, the kernel's requests, the life of a mount | `index` |
-//! | [`gateway`] | the library's public face: a source read by mount index and path, without FUSE | [`source`], `index` |
+//! | [`fuse`] | the filesystem's answers, the kernel's requests, the life of a mount | [`index`], [`tarfile`] |
+//! | [`gateway`] | the library's public face: a source read by mount index and path, without FUSE | [`source`], [`index`], [`tarfile`] |
 //! | [`http`] | outgoing calls: connections, TLS, proxies, deadlines | [`progress`] |
-//! | [`index`] | tar scan, growing tree, on-disk index, file contents | nothing of ours |
+//! | [`index`] | growing tree, on-disk index, file contents | [`tarfile`] |
 //! | [`source`] | what the user named → filesystems: asks the daemon, fills the cache | all but `fuse` and `cli` |
-//! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`image`], [`progress`] |
+//! | [`tarfile`] | a tar from its first byte → what its entries are | nothing of ours |
+//! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`tarfile`], [`image`], [`progress`] |
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 
@@ -35,3 +36,4 @@ pub mod oci;
 pub mod owner;
 pub mod progress;
 pub mod source;
+pub mod tarfile;

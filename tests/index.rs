@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-use imagefs::index::scan::{EndMark, Scanner};
 use imagefs::index::{
     DirCookie, FileType, GrowingTree, Index, Ino, Listing, Order, Segment, Timestamp, Tree, TreeError,
     write_index,
 };
+use imagefs::tarfile::{EndMark, Scanner};
 use proptest::prelude::*;
 
 const IDENTITY: [u8; 32] = [7; 32];

@@ -1,7 +1,7 @@
 //! An index as anyone may have left it. A tar stands for its index, so that tars can be seeds.
 #![no_main]
 
-use imagefs::index::scan::EndMark;
+use imagefs::tarfile::EndMark;
 use imagefs::index::{GrowingTree, Index, Merge};
 use imagefs_fuzz::{IDENTITY, ask_everything, grow};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};

@@ -1,7 +1,7 @@
 //! Tars one behind the other, each a layer upon those before it, merged.
 #![no_main]
 
-use imagefs::index::scan::EndMark;
+use imagefs::tarfile::EndMark;
 use imagefs::index::{GrowingTree, Index, Merge};
 use imagefs_fuzz::{IDENTITY, compare, grow, index, mutate_tar};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};

@@ -1,7 +1,7 @@
 //! A tar → its tree → its index: the one says what the other says.
 #![no_main]
 
-use imagefs::index::scan::EndMark;
+use imagefs::tarfile::EndMark;
 use imagefs::index::{GrowingTree, Order};
 use imagefs_fuzz::{compare, grow, mutate_tar};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};

@@ -4,7 +4,7 @@
 
 use std::io::Cursor;
 
-use imagefs::index::scan::{EndMark, Scanner};
+use imagefs::tarfile::{EndMark, Scanner};
 use imagefs::index::{
     DirCookie, FileType, GrowingTree, Index, Ino, Listing, Segment, Tree, TreeError, write_index,
 };

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
-use crate::index::scan::{Content, Entry, EntryKind, Extent};
 use crate::index::{DataFile, FileType, Filesystem, GrowingTree, Ino, Timestamp, Tree};
+use crate::tarfile::{Content, Entry, EntryKind, Extent};
 
 /// A filesystem that is put together entry by entry. Whatever is not said of an entry is 0, 0644 or 0755.
 pub(super) struct Builder {

@@ -48,10 +48,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::index::scan::{Entry, EntryKind};
 use crate::index::{FileType, Ino};
 use crate::progress::Progress;
 use crate::source::{self, Context, Fetched, Found, Mount, SinglePaths, Source, SourceError};
+use crate::tarfile::{Entry, EntryKind};
 
 use self::error::to_path;
 use self::wait::Question;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::GatewayError;
 use super::error::to_path;
 use super::wait::Question;
-use crate::index::scan::{Entry, EntryKind};
 use crate::index::{DIRECTORY_SIZE, FileType, Ino, Timestamp};
+use crate::tarfile::{Entry, EntryKind};
 
 /// Extended attributes: names and values.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;

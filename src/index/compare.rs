@@ -327,10 +327,10 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::index::scan::{Content, Entry, EntryKind};
     use crate::index::{
         DataFile, DirEntry, GrowingTree, Listing, Order, Segment, Summary, Timestamp, Tree, TreeError,
     };
+    use crate::tarfile::{Content, Entry, EntryKind};
 
     /// A tree that counts how often it is asked where bytes are.
     struct Counting {

@@ -1,7 +1,7 @@
 //! Where the runs of a sparse file are: the search that both trees share.
 
 use super::Segment;
-use super::scan::Extent;
+use crate::tarfile::Extent;
 
 /// What stands at `offset` of a sparse file that goes on for `left` bytes; `extent(i)` is the i-th of `count`.
 pub(super) fn sparse_segment(

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use super::data::{DataFile, ReadError};
 use super::filesystem::{Certainty, ProvisionalStat, read_segments};
 use super::provisional::{Aliases, BriefStat, Demand, DemandSender, Provisional, Resolved};
-use super::scan::{Entry, EntryKind};
 use super::spool::{MAX_FETCHED, Piece};
 use super::{
     DirCookie, DirEntry, FileType, GrowError, GrowingTree, Ino, Listing, Order, Segment, Stat, Summary, Tree,
     TreeError,
 };
+use crate::tarfile::{Entry, EntryKind};
 
 /// Names that are taken out of the tree at once: nobody is called while it is locked.
 const BATCH: usize = 64;

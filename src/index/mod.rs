@@ -1,8 +1,8 @@
 //! Trees: what a filesystem looks like to whoever serves it, and how one comes out of a tar stream.
 //!
-//! [`scan`] reads a tar and says what its entries are; the [`GrowingTree`] puts them in their places;
+//! [`tarfile`](crate::tarfile) reads a tar and says what its entries are; the [`GrowingTree`] puts them in their places;
 //! [`write_index`] lays the finished tree down on disk, where the [`Index`] reads it. Both trees answer the
-//! [`Tree`] interface; a [`Filesystem`] is a tree with the files that hold its bytes. Imports no other room.
+//! [`Tree`] interface; a [`Filesystem`] is a tree with the files that hold its bytes. Imports [`tarfile`](crate::tarfile) alone.
 
 mod compare;
 mod data;
@@ -14,13 +14,13 @@ mod format;
 mod growing;
 mod provisional;
 mod reader;
-pub mod scan;
 mod spool;
 mod tree;
 mod whiteout;
 mod writer;
 mod xattrs;
 
+pub use crate::tarfile::{FileType, Timestamp};
 pub use compare::{Attribute, Change, Difference, DifferenceKind, compare};
 pub use data::{DataFile, FileIdentity, ReadError};
 pub use external::{ExternalRuns, Run};
@@ -31,8 +31,7 @@ pub use provisional::{BriefStat, Demand, DemandSender};
 pub use reader::{Index, OpenError};
 pub use spool::MAX_FETCHED;
 pub use tree::{
-    DIRECTORY_SIZE, DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp,
-    Tree, TreeError,
+    DIRECTORY_SIZE, DirCookie, DirEntry, Ino, LayerNo, Listing, Segment, Stat, Summary, Tree, TreeError,
 };
 pub use whiteout::Whiteout;
 pub use writer::write_index;

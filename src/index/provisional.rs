@@ -10,9 +10,9 @@ use std::sync::mpsc::SyncSender;
 use lru::LruCache;
 
 use super::growing::LIMIT;
-use super::scan::{Entry, EntryKind};
 use super::spool::{Piece, Spool};
 use super::{FileType, Ino, LayerNo, Stat, Timestamp, TreeError};
+use crate::tarfile::{Entry, EntryKind};
 
 /// Paths that are known not to exist.
 const MAX_ABSENT: NonZeroUsize = NonZeroUsize::new(16 << 10).unwrap();

@@ -12,11 +12,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::extent::sparse_segment;
 use super::format::{DentryRecord, ExtentRecord, Header, InodeRecord, LinkRecord, MAGIC, Section, VERSION};
-use super::scan::{Content, Extent};
 use super::xattrs::read_set;
 use super::{
     DirCookie, DirEntry, FileType, Ino, LayerNo, Listing, Segment, Stat, Summary, Timestamp, Tree, TreeError,
 };
+use crate::tarfile::{Content, Extent};
 
 /// Why a file is not used as an index.
 #[derive(Debug, thiserror::Error)]

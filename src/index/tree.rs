@@ -2,9 +2,11 @@
 //!
 //! Two things answer it: the [growing tree](super::growing), which is still being filled, and the
 //! [index](super::reader), which is finished. Both number their inodes alike, so a caller may go over from
-//! the one to the other. Must not import anything of the crate outside `index`.
+//! the one to the other. Must not import anything of the crate but `tarfile`.
 
 use std::fmt;
+
+use crate::tarfile::{FileType, Timestamp};
 
 /// The number of an inode within its tree. 1 is the root; 0 is no inode.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,73 +34,6 @@ impl fmt::Display for Ino {
 /// A tree made from one tar has layer 0 alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LayerNo(pub u16);
-
-/// What an inode is; see inode(7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FileType {
-    /// `S_IFREG`
-    Regular,
-    /// `S_IFDIR`
-    Directory,
-    /// `S_IFLNK`
-    Symlink,
-    /// `S_IFCHR`
-    CharDevice,
-    /// `S_IFBLK`
-    BlockDevice,
-    /// `S_IFIFO`
-    Fifo,
-    /// `S_IFSOCK`
-    Socket,
-}
-
-impl FileType {
-    /// The `S_IFMT` bits of `st_mode`.
-    pub const fn mode_bits(self) -> u16 {
-        match self {
-            FileType::Socket => 0o140000,
-            FileType::Symlink => 0o120000,
-            FileType::Regular => 0o100000,
-            FileType::BlockDevice => 0o060000,
-            FileType::Directory => 0o040000,
-            FileType::CharDevice => 0o020000,
-            FileType::Fifo => 0o010000,
-        }
-    }
-
-    /// The type that the `S_IFMT` bits of `mode` name, if they name one.
-    pub const fn from_mode(mode: u16) -> Option<FileType> {
-        Some(match mode & 0o170000 {
-            0o140000 => FileType::Socket,
-            0o120000 => FileType::Symlink,
-            0o100000 => FileType::Regular,
-            0o060000 => FileType::BlockDevice,
-            0o040000 => FileType::Directory,
-            0o020000 => FileType::CharDevice,
-            0o010000 => FileType::Fifo,
-            _ => return None,
-        })
-    }
-}
-
-/// A point in time: seconds since 1970-01-01 UTC (negative before), and nanoseconds (0 to 999,999,999) after that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Timestamp {
-    /// Whole seconds, rounded towards the past.
-    pub secs: i64,
-    /// Nanoseconds past `secs`.
-    pub nanos: u32,
-}
-
-/// Seconds since 1970, negative before, with nine decimals.
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nanos = i128::from(self.secs) * 1_000_000_000 + i128::from(self.nanos);
-        let sign = if nanos < 0 { "-" } else { "" };
-        let (whole, rest) = (nanos.unsigned_abs() / 1_000_000_000, nanos.unsigned_abs() % 1_000_000_000);
-        write!(f, "{sign}{whole}.{rest:09}")
-    }
-}
 
 /// The size that a directory is shown with, in bytes: no archive has one.
 pub const DIRECTORY_SIZE: u64 = 4096;

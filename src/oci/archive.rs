@@ -14,9 +14,9 @@ use super::compression::{Compression, Limits, Unpacker};
 use super::error::{OciError, printable};
 use super::spec;
 use super::store::Section;
-use super::tarscan::{FileInput, Input, Member, Scanner, StreamInput};
 use super::{OpenOptions, Transport};
 use crate::progress::{Phase, Progress};
+use crate::tarfile::{Content, EndMark, Entry, EntryKind, FileInput, Forward, ScanError, Scanner, TarInput};
 
 /// What the names of an archive's members may take in memory, bytes, with [`MEMBER_COST`] for each.
 const MAX_CATALOGUE: usize = 32 << 20;
@@ -47,6 +47,35 @@ pub(super) struct Archive {
 struct Catalogue {
     members: HashMap<Vec<u8>, Member>,
     bytes: usize,
+}
+
+/// What a member is, as far as an image is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Member {
+    /// A regular file: where its content starts in the tar, and how many bytes it has.
+    File { offset: u64, size: u64 },
+    /// A symbolic link and its target.
+    Symlink(Vec<u8>),
+    /// A hard link to another member.
+    HardLink(Vec<u8>),
+    /// A directory.
+    Directory,
+    /// A device, a FIFO or a sparse file.
+    Other,
+}
+
+impl Member {
+    fn of(kind: EntryKind) -> Member {
+        match kind {
+            EntryKind::Regular { size, content: Content::Contiguous { at } } => {
+                Member::File { offset: at, size }
+            }
+            EntryKind::Symlink(target) => Member::Symlink(target),
+            EntryKind::HardLink(target) => Member::HardLink(target),
+            EntryKind::Directory => Member::Directory,
+            EntryKind::Regular { .. } | EntryKind::Device(..) | EntryKind::Fifo => Member::Other,
+        }
+    }
 }
 
 /// What to make of an archive while its members pass by.
@@ -80,9 +109,8 @@ impl Archive {
     ) -> Result<(Archive, Option<Transport>), OciError> {
         let file = open_file(path)?;
         let mut catalogue = Catalogue::default();
-        let collect = |name: &[u8], member: &Member| catalogue.add(path, name, member);
         if compression(&file, path)? == Compression::None {
-            let transport = scan(file_input(&file, path)?, path, look, collect)?;
+            let transport = scan(file_input(&file, path)?, path, look, &mut catalogue)?;
             return Ok((Archive { file: Arc::new(file), catalogue, packed: None }, transport));
         }
         let unpacker = unpacker(&file, path, options.limits)?;
@@ -119,8 +147,8 @@ impl Archive {
         let mut catalogue = Catalogue::default();
         let spooled = unlinked_file(spool)?;
         let spooling = Spooling { source, copy: &spooled, directory: spool, progress };
-        let input = StreamInput(BufReader::with_capacity(128 << 10, spooling));
-        let transport = scan(input, path, look, |name, member| catalogue.add(path, name, member))?;
+        let input = Forward(BufReader::with_capacity(128 << 10, spooling));
+        let transport = scan(input, path, look, &mut catalogue)?;
         Ok((Archive { file: Arc::new(spooled), catalogue, packed: None }, transport))
     }
 
@@ -180,8 +208,8 @@ impl Archive {
 
 impl Catalogue {
     /// A later member of the same name takes the place of an earlier one.
-    fn add(&mut self, path: &Path, name: &[u8], member: &Member) -> Result<(), OciError> {
-        let link = match member {
+    fn add(&mut self, path: &Path, name: &[u8], member: Member) -> Result<(), OciError> {
+        let link = match &member {
             Member::Symlink(target) | Member::HardLink(target) => target.len(),
             _ => 0,
         };
@@ -189,7 +217,7 @@ impl Catalogue {
         if self.bytes > MAX_CATALOGUE {
             return Err(OciError::NotAnImage(path.to_owned()));
         }
-        self.members.insert(components(name).join(&b'/'), member.clone());
+        self.members.insert(components(name).join(&b'/'), member);
         Ok(())
     }
 }
@@ -201,17 +229,20 @@ const ROOTFS_DIRECTORIES: [&[u8]; 20] = [
 ];
 
 fn scan(
-    input: impl Input,
+    input: impl TarInput,
     path: &Path,
     look: Look,
-    mut each: impl FnMut(&[u8], &Member) -> Result<(), OciError>,
+    catalogue: &mut Catalogue,
 ) -> Result<Option<Transport>, OciError> {
     let (mut layout, mut index, mut manifest) = (false, false, false);
-    let mut scanner = Scanner::new(input, path);
+    let failed = |error| scan_error(path, error);
+    // Digests tell whether all of it is there.
+    let mut scanner = Scanner::new(input, EndMark::Unneeded);
     let mut members = 0;
-    while let Some((name, member)) = scanner.next()? {
+    while let Some(Entry { path: name, kind, .. }) = scanner.next_entry().map_err(failed)? {
+        let member = Member::of(kind);
+        members += 1;
         if look == Look::Recognise {
-            members += 1;
             if members > MAX_RECOGNISED {
                 return Ok(None);
             }
@@ -221,7 +252,7 @@ fn scan(
                     b"oci-layout" => layout = true,
                     b"index.json" => index = true,
                     b"manifest.json" => {
-                        let content = scanner.read_content(spec::MAX_DOCUMENT)?;
+                        let content = scanner.read_content(spec::MAX_DOCUMENT).map_err(failed)?;
                         manifest = content.is_some_and(|bytes| spec::is_docker_manifest(&bytes));
                     }
                     _ => {}
@@ -229,16 +260,31 @@ fn scan(
                 _ => {}
             }
         }
-        match each(&name, &member) {
+        match catalogue.add(path, &name, member) {
             Err(OciError::NotAnImage(_)) if look == Look::Recognise => return Ok(None),
             result => result?,
         }
+    }
+    if members == 0 {
+        return Err(OciError::NotATar(path.to_owned()));
     }
     Ok(match (layout && index, manifest) {
         (true, _) => Some(Transport::OciArchive),
         (false, true) => Some(Transport::DockerArchive),
         (false, false) => None,
     })
+}
+
+fn scan_error(path: &Path, error: ScanError) -> OciError {
+    let path = path.to_owned();
+    match error {
+        ScanError::NotATar => OciError::NotATar(path),
+        ScanError::Io(error) => match error.downcast::<OciError>() {
+            Ok(error) => error,
+            Err(source) => OciError::Io { doing: "read", path, source },
+        },
+        problem => OciError::DamagedArchive { path, problem },
+    }
 }
 
 /// The components of a name, without empty ones and `.`.
@@ -258,7 +304,8 @@ fn open_file(path: &Path) -> Result<File, OciError> {
 }
 
 fn file_input<'a>(file: &'a File, path: &Path) -> Result<FileInput<'a>, OciError> {
-    FileInput::new(file).map_err(|source| OciError::Io { doing: "read", path: path.to_owned(), source })
+    let failed = |source| OciError::Io { doing: "read", path: path.to_owned(), source };
+    Ok(FileInput::new(file, file.metadata().map_err(failed)?.len()))
 }
 
 fn compression(file: &File, path: &Path) -> Result<Compression, OciError> {
@@ -330,7 +377,7 @@ mod tests {
     fn archive(members: &[(&str, Member)]) -> Archive {
         let mut catalogue = Catalogue::default();
         for (name, member) in members {
-            catalogue.add(Path::new("a.tar"), name.as_bytes(), member).unwrap();
+            catalogue.add(Path::new("a.tar"), name.as_bytes(), member.clone()).unwrap();
         }
         Archive { file: Arc::new(File::open("/dev/null").unwrap()), catalogue, packed: None }
     }
@@ -380,7 +427,7 @@ mod tests {
     fn names_take_bounded_memory() {
         let mut catalogue = Catalogue::default();
         let name = vec![b'n'; 1 << 20];
-        let result = (0..64).try_for_each(|_| catalogue.add(Path::new("a.tar"), &name, &Member::Directory));
+        let result = (0..64).try_for_each(|_| catalogue.add(Path::new("a.tar"), &name, Member::Directory));
         assert!(matches!(result, Err(OciError::NotAnImage(_))));
     }
 }

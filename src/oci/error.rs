@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::compression::memory_hint;
 use crate::image::{Digest, Platform};
 use crate::progress::Cancelled;
+use crate::tarfile::ScanError;
 
 /// Text from outside with its control characters escaped, fit for a terminal.
 pub(super) fn printable(text: &[u8]) -> String {
@@ -83,14 +84,12 @@ pub enum OciError {
         wanted: &'static str,
     },
     /// The tar around the image cannot be followed.
-    #[error("{} is damaged at byte {at}: {reason}", shown(path))]
+    #[error("cannot use {}: {problem}", shown(path))]
     DamagedArchive {
         /// The archive.
         path: PathBuf,
-        /// Where in the (uncompressed) archive.
-        at: u64,
-        /// What is wrong there.
-        reason: &'static str,
+        /// What is wrong with it, and where in the (uncompressed) archive.
+        problem: ScanError,
     },
     /// A file that the image needs is not there.
     #[error("the image lacks {}", printable(.0.as_bytes()))]

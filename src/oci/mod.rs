@@ -5,7 +5,7 @@
 //! unpacked, and no path of the host is built from what an image says: blobs are found by openat2(2) beneath the
 //! layout's directory (Linux 5.6) or within the archive.
 //!
-//! May import [`crate::image`] and [`crate::progress`], nothing else of the crate: layers are merged and kept elsewhere.
+//! May import [`crate::image`], [`crate::progress`] and [`crate::tarfile`], nothing else of the crate: layers are merged and kept elsewhere.
 
 mod archive;
 mod choose;
@@ -16,7 +16,6 @@ mod layer;
 mod layout;
 mod spec;
 mod store;
-mod tarscan;
 
 use std::fs::File;
 use std::io::Read;

@@ -15,8 +15,8 @@ use crate::docker::{
     MountKind, MountPoint, Throwaway,
 };
 use crate::index::Order;
-use crate::index::scan::EndMark;
 use crate::progress::Phase;
+use crate::tarfile::EndMark;
 
 /// The longest name of a mount, in bytes. Linux allows 255, and a number may have to go behind it.
 const MAX_NAME: usize = 240;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use crate::cache::{CacheError, Kind};
 use crate::docker::{BadName, DockerError, EndpointError};
 use crate::image::Digest;
-use crate::index::scan::ScanError;
 use crate::index::{GrowError, MergeError};
 use crate::oci::{OciError, memory_hint};
 use crate::progress::Cancelled;
+use crate::tarfile::ScanError;
 
 /// Why a source cannot be served.
 #[derive(Debug, thiserror::Error)]

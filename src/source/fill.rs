@@ -19,11 +19,11 @@ use super::place::Place;
 use super::watched::Watched;
 use super::{Context, Details, SourceError};
 use crate::cache::{About, Cache, CacheError, Claim, Content, Data, DataWriter, Entry, Filler};
-use crate::index::scan::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
 use crate::index::{
     DataFile, DemandSender, FileIdentity, Filesystem, Grower, GrowingTree, Order, write_index,
 };
 use crate::progress::{Phase, Progress};
+use crate::tarfile::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
 
 /// The pauses before a daemon's stream that broke off is asked for a second and a third time.
 pub(super) const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];

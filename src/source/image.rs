@@ -13,9 +13,9 @@ use super::{Context, Details, SourceError, Start, exact};
 use crate::cache::{Content, Entry, Kind, Obtained};
 use crate::docker::{ByteStream, Daemon, DockerError, Engine, HangUp, Image, ImageName};
 use crate::image::{Digest, Platform};
-use crate::index::scan::EndMark;
 use crate::index::{Demand, Order};
 use crate::progress::{OnCancel, Phase, Progress};
+use crate::tarfile::EndMark;
 
 /// The mark that Docker puts into the root of every container. Images do not have it.
 const ADDED_BY_THE_DAEMON: &[&[u8]] = &[b".dockerenv"];

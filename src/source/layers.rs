@@ -13,10 +13,10 @@ use crate::cache::{
     About, Claim, Content, Data, DataWriter, Entry, Filler, Key, Kind, Obtained, tar_identity,
 };
 use crate::image::Digest;
-use crate::index::scan::{EndMark, ScanError, Scanner, Tee};
 use crate::index::{FileIdentity, GrowingTree, Merge, write_index};
 use crate::oci::{self, Images, Layer, OciImage, OpenOptions, Reference, Transport};
 use crate::progress::{Phase, Progress};
+use crate::tarfile::{EndMark, ScanError, Scanner, Tee};
 
 /// An archive or a layout of images, and which of them is meant.
 pub(super) struct Packed<'a> {

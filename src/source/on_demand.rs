@@ -11,9 +11,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use crate::docker::{ByteStream, Daemon, Engine, PathStat, Throwaway};
-use crate::index::scan::{self, EndMark, Entry, EntryKind, Forward, Scanner};
 use crate::index::{BriefStat, Demand, FileType, Grower, MAX_FETCHED, Timestamp};
 use crate::progress::Progress;
+use crate::tarfile::{self, EndMark, Entry, EntryKind, Forward, Scanner};
 
 use super::SourceError;
 use super::image::Current;
@@ -257,7 +257,7 @@ pub(super) fn fetch(
     Ok(match scanner.next_entry().map_err(scan_error)? {
         Some(entry) if entry.path == name => {
             let left = match &entry.kind {
-                EntryKind::Regular { size, content: scan::Content::Contiguous { .. } } => *size,
+                EntryKind::Regular { size, content: tarfile::Content::Contiguous { .. } } => *size,
                 EntryKind::Regular { .. } | EntryKind::HardLink(_) => return Ok(Answer::Unclear),
                 _ => 0,
             };

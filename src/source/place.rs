@@ -1,6 +1,6 @@
 //! Where the entries of a stream belong in the tree.
 
-use crate::index::scan::{Entry, EntryKind};
+use crate::tarfile::{Entry, EntryKind};
 
 /// Where the entries of a stream belong in the tree.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::docker::{Container, Daemon, DockerError, Engine, Image, Throwaway};
 use crate::index::FileType;
-use crate::index::scan::{Entry, EntryKind};
 use crate::progress::Progress;
+use crate::tarfile::{Entry, EntryKind};
 
 use super::SourceError;
 use super::image::Current;

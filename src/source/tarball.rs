@@ -11,9 +11,9 @@ use super::fill::{self, Bytes, Opened, Plan};
 use super::place::Place;
 use super::{Context, Details, SourceError};
 use crate::cache::{Content, Entry, tar_identity};
-use crate::index::scan::EndMark;
 use crate::index::{FileIdentity, Order};
 use crate::progress::Phase;
+use crate::tarfile::EndMark;
 
 /// The most memory that unpacking may take, in bytes: what `zstd --long=27` and `xz -9` need.
 const MAX_MEMORY: u64 = 128 << 20;

@@ -4,8 +4,8 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
 use crate::index::Grower;
-use crate::index::scan::{FileInput, TarInput};
 use crate::progress::Progress;
+use crate::tarfile::{FileInput, TarInput};
 
 /// Counts the bytes of a stream, and ends it with an error once the task is cancelled.
 pub(super) struct Watched<R> {

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use imagefs::cache::{About, Cache, Claim, Content, Data, Entry, Filler, Key, Kind, Obtained, Written};
-use imagefs::index::scan::{EndMark, Scanner};
 use imagefs::index::{GrowingTree, Ino, write_index};
+use imagefs::tarfile::{EndMark, Scanner};
 
 /// A cache in a directory of its own.
 struct Place {

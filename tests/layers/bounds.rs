@@ -1,7 +1,7 @@
 //! What an archive may not cost, however small it is.
 
-use imagefs::index::scan::{Content, Entry, EntryKind};
 use imagefs::index::{GrowError, GrowingTree, Index, Merge, Timestamp};
+use imagefs::tarfile::{Content, Entry, EntryKind};
 
 use super::build::{IDENTITY, written};
 

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use imagefs::index::scan::{EndMark, Scanner};
 use imagefs::index::{DataFile, Filesystem, GrowingTree, Index, Merge, MergeError, write_index};
+use imagefs::tarfile::{EndMark, Scanner};
 
 pub const IDENTITY: [u8; 32] = [5; 32];
 

@@ -1,6 +1,6 @@
 //! How the tar of a layer may end.
 
-use imagefs::index::scan::{EndMark, ScanError, Scanner};
+use imagefs::tarfile::{EndMark, ScanError, Scanner};
 
 use super::build::Layer;
 

@@ -17,8 +17,8 @@ use std::thread;
 use std::time::Duration;
 
 use imagefs::fuse::End;
-use imagefs::index::scan::Entry;
 use imagefs::index::{BriefStat, Demand, FileType, Grower, Incoming};
+use imagefs::tarfile::Entry;
 use rustix::fs::{Mode, OFlags, RawDir};
 
 use self::stream::{Live, Stream, What, entry};

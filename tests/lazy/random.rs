@@ -11,8 +11,8 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
-use imagefs::index::scan::Entry;
 use imagefs::index::{BriefStat, Demand, FileType, Grower};
+use imagefs::tarfile::Entry;
 
 use super::stream::{Live, Numbers, Stream, What, entry};
 use super::{PATIENCE, error, names};

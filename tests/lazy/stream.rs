@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use imagefs::fuse::{self, End, SessionConfig, SessionError, Stopper, View, ViewMount, ViewOptions};
-use imagefs::index::scan::{Content, Entry, EntryKind};
 use imagefs::index::{
     DataFile, Demand, DemandSender, Filesystem, Grower, Index, Order, Timestamp, write_index,
 };
+use imagefs::tarfile::{Content, Entry, EntryKind};
 
 const IDENTITY: [u8; 32] = [1; 32];
 

@@ -12,8 +12,8 @@ use std::thread::JoinHandle;
 use imagefs::fuse::{
     self, End, MountStatus, SessionConfig, SessionError, Stopper, View, ViewMount, ViewOptions, mount_status,
 };
-use imagefs::index::scan::{EndMark, FileInput, Scanner};
 use imagefs::index::{DataFile, Filesystem, GrowingTree};
+use imagefs::tarfile::{EndMark, FileInput, Scanner};
 
 /// Runs a program and returns what it wrote to its standard output.
 #[track_caller]

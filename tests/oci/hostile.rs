@@ -235,7 +235,7 @@ fn a_docker_archive_with_an_altered_configuration_or_layer_is_refused() {
 
     let path = directory.path().join("cut.tar");
     fs::write(&path, &original[..original.len() / 2]).unwrap();
-    assert!(refusal_of(&path).contains("cut.tar is damaged at byte"));
+    assert!(refusal_of(&path).contains("cut.tar: truncated: the archive ends at byte"));
     fs::write(&path, &gzip(&original)[..300_000]).unwrap();
     assert!(refusal_of(&path).contains("cut.tar cannot be unpacked"));
 }

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::fuse::testing::Builder;
-use crate::index::scan::{Entry, EntryKind};
 use crate::index::{Certainty, DataFile, Order};
+use crate::tarfile::{Entry, EntryKind};
 
 fn options() -> ViewOptions {
     ViewOptions { description: b"{\"a\":1}".to_vec().into(), ..ViewOptions::default() }

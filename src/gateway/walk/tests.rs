@@ -2,9 +2,9 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::*;
-use crate::index::scan::{EndMark, Scanner};
 use crate::index::{DataFile, Filesystem, GrowingTree};
 use crate::progress::Progress;
+use crate::tarfile::{EndMark, Scanner};
 
 /// A filesystem of directories, files and `link -> target`s.
 fn filesystem(entries: &[&str]) -> Filesystem {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::{Finished, Live};
 use crate::index::provisional::{Aliases, BriefStat, Demand};
-use crate::index::scan::Entry;
 use crate::index::spool::Piece;
 use crate::index::{DataFile, GrowError, GrowingTree, Tree};
+use crate::tarfile::Entry;
 
 /// Puts into a filling filesystem what comes.
 #[derive(Clone)]

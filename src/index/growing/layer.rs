@@ -1,7 +1,7 @@
 //! A growing tree that is one layer of an image: some of what its entries name is in the layers below.
 
 use crate::index::Whiteout;
-use crate::index::scan::Entry;
+use crate::tarfile::Entry;
 
 use super::paths::{Astray, TARGETS_AN_ENTRY, Way};
 use super::{Body, GrowError, GrowingTree, Ino, MAX_SYMLINKS, Order, implicit_directory};

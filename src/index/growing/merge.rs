@@ -13,8 +13,8 @@ use super::{
     Body, GrowError, GrowingTree, Inode, MAX_SYMLINKS, NONE, Order, implicit_directory, number,
     warn_no_target,
 };
-use crate::index::scan::Content;
 use crate::index::{DirEntry, FileType, Index, Ino, LayerNo, Tree, TreeError, Whiteout};
+use crate::tarfile::Content;
 
 /// Why layers cannot be merged.
 #[derive(Debug, thiserror::Error)]

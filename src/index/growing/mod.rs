@@ -21,9 +21,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use hashbrown::HashTable;
 
-use super::scan::{Content, Entry, EntryKind, Extent};
 use super::xattrs::XattrSets;
 use super::{Ino, LayerNo, Timestamp, TreeError};
+use crate::tarfile::{Content, Entry, EntryKind, Extent};
 
 pub use changes::Changes;
 use links::{Forward, warn_no_target};

@@ -1,7 +1,7 @@
 //! Going on with another walk through the same files, where the first one broke off and has changed meanwhile.
 
 use crate::index::Ino;
-use crate::index::scan::{Entry, EntryKind};
+use crate::tarfile::{Entry, EntryKind};
 
 use super::{Body, GrowingTree, Inode, Order};
 

@@ -5,8 +5,7 @@
 
 use tar::Header;
 
-use super::ScanError;
-use crate::index::Timestamp;
+use super::{ScanError, Timestamp};
 
 /// The unit of a tar archive.
 pub(super) const BLOCK: usize = 512;

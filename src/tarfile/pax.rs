@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ScanError, acl};
-use crate::index::Timestamp;
+use super::{ScanError, Timestamp, acl};
 
 /// `XATTR_SIZE_MAX`
 pub(super) const MAX_VALUE: usize = 65536;

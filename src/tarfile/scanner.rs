@@ -1,29 +1,15 @@
-//! Reads a tar archive from the front, once, and says what its entries are.
-//!
-//! [`Scanner`] understands v7, ustar, PAX (pax(1)) and GNU headers with long names, sparse files of every
-//! format, extended attributes and base-256 numbers. It does not know about trees: where an entry goes, and what
-//! it replaces, is the [growing tree's](super::growing) affair.
-//!
-//! The archive is hostile until shown otherwise: whatever it claims about itself is bounded or refused.
-
-mod acl;
-mod error;
-mod header;
-mod input;
-mod pax;
-mod sparse;
+//! The walk over the headers of an archive.
 
 use std::io;
 
-use self::header::{BLOCK, RawHeader, until_nul};
-use self::pax::PaxHeader;
-use super::{FileType, Timestamp};
-
-pub use self::error::ScanError;
-pub use self::input::{FileInput, Forward, TarInput, Tee};
+use super::error::ScanError;
+use super::header::{BLOCK, GnuSparse, RawHeader, until_nul};
+use super::input::TarInput;
+use super::pax::{PaxHeader, PaxSparse};
+use super::{Content, Entry, EntryKind, FileType, sparse};
 
 /// The most that the headers of one entry may take, in bytes.
-const MAX_METADATA: u64 = 1 << 20;
+pub(super) const MAX_METADATA: u64 = 1 << 20;
 /// `NAME_MAX`
 const MAX_NAME: usize = 255;
 /// `PATH_MAX`
@@ -41,77 +27,15 @@ pub enum EndMark {
     Unneeded,
 }
 
-/// What an entry says of the data behind it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// All bytes stand together, from this byte of the archive on.
-    Contiguous {
-        /// Of the first content byte.
-        at: u64,
-    },
-    /// What is not covered by these is a hole. They ascend and do not overlap.
-    Sparse(Vec<Extent>),
-}
-
-/// A run of a sparse file's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// Where in the file.
-    pub offset: u64,
-    /// How many bytes, at least 1.
-    pub len: u64,
-    /// Where in the archive.
-    pub at: u64,
-}
-
-/// What an entry is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A regular file of `size` bytes.
-    Regular {
-        /// Its length, holes included.
-        size: u64,
-        /// Where its bytes are.
-        content: Content,
-    },
-    /// Another name for the file of this path. A path that is empty names nothing.
-    HardLink(Vec<u8>),
-    /// A symbolic link with this target.
-    Symlink(Vec<u8>),
-    /// A directory.
-    Directory,
-    /// A device, with major and minor number.
-    Device(FileType, (u32, u32)),
-    /// A FIFO.
-    Fifo,
-}
-
-/// One entry of an archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Components joined by single slashes: never empty (but for the root), never `.` or `..`, at most 255 bytes.
-    pub path: Vec<u8>,
-    /// What it is.
-    pub kind: EntryKind,
-    /// `mode & 07777`
-    pub perm: u16,
-    /// Numeric owner.
-    pub uid: u32,
-    /// Numeric group.
-    pub gid: u32,
-    /// Modification time.
-    pub mtime: Timestamp,
-    /// Extended attributes by name, each once.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
 /// Reads entries from the front of an archive.
 pub struct Scanner<R> {
     input: R,
     end_mark: EndMark,
-    position: u64,
-    /// Content of the last entry that is still to be passed over, padding not included.
+    pub(super) position: u64,
+    /// Content of the last entry that is still to be passed over.
     behind: u64,
+    /// What fills the last block of it up.
+    padding: u64,
     globals: PaxHeader,
     finished: bool,
 }
@@ -134,7 +58,15 @@ impl Pending {
 impl<R: TarInput> Scanner<R> {
     /// Nothing is read yet.
     pub fn new(input: R, end_mark: EndMark) -> Scanner<R> {
-        Scanner { input, end_mark, position: 0, behind: 0, globals: PaxHeader::default(), finished: false }
+        Scanner {
+            input,
+            end_mark,
+            position: 0,
+            behind: 0,
+            padding: 0,
+            globals: PaxHeader::default(),
+            finished: false,
+        }
     }
 
     /// Bytes of the archive that have been read or passed over.
@@ -142,7 +74,7 @@ impl<R: TarInput> Scanner<R> {
         self.position
     }
 
-    /// Where the content of the last entry ends, with its padding.
+    /// Where the content of the last entry ends, without its padding.
     pub fn content_end(&self) -> u64 {
         self.position.saturating_add(self.behind)
     }
@@ -154,7 +86,7 @@ impl<R: TarInput> Scanner<R> {
 
     /// What follows is another archive, from its front: the rest of the last entry's content does not come.
     pub fn resume_from(&mut self) {
-        self.behind = 0;
+        (self.behind, self.padding) = (0, 0);
         self.globals = PaxHeader::default();
         self.finished = false;
     }
@@ -169,18 +101,30 @@ impl<R: TarInput> Scanner<R> {
     /// When an entry is handed out, its content need not have been read yet. After an error the scanner is where
     /// it was before: [`Scanner::position`] is the byte from which another input has to go on.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, ScanError> {
-        let before = (self.position, self.behind);
+        let before = (self.position, self.behind, self.padding);
         let result = self.read_entry();
         if result.is_err() {
-            (self.position, self.behind) = before;
+            (self.position, self.behind, self.padding) = before;
             self.finished = false;
         }
         result
     }
 
+    /// The content of the entry that was handed out last, as it stands in the archive; `None` if that is more than `limit`
+    /// bytes.
+    pub fn read_content(&mut self, limit: u64) -> Result<Option<Vec<u8>>, ScanError> {
+        let Some(size) = usize::try_from(self.behind).ok().filter(|_| self.behind <= limit) else {
+            return Ok(None);
+        };
+        let mut content = vec![0; size];
+        self.read_exact(&mut content, "a file's content")?;
+        self.behind = 0;
+        Ok(Some(content))
+    }
+
     fn read_entry(&mut self) -> Result<Option<Entry>, ScanError> {
         let mut pending = Pending::default();
-        let start = self.position.saturating_add(padded(self.behind));
+        let start = self.content_end().saturating_add(self.padding);
         while !self.finished {
             self.skip_content()?;
             let at = self.position;
@@ -234,7 +178,7 @@ impl<R: TarInput> Scanner<R> {
                 pending.gnu_link = Some(until_nul(&name).to_vec());
             }
             // A volume label names the archive, not a file.
-            b'V' => self.behind = size,
+            b'V' => self.expect_content(size),
             b'M' => return Err(ScanError::MultiVolume { at }),
             type_flag => return self.entry(header, type_flag, size, std::mem::take(pending), at).map(Some),
         }
@@ -275,12 +219,12 @@ impl<R: TarInput> Scanner<R> {
             b'6' => EntryKind::Fifo,
             // GNU's incremental archives list a directory's names in its content.
             b'D' => {
-                self.behind = pax.size.unwrap_or(size);
+                self.expect_content(pax.size.unwrap_or(size));
                 EntryKind::Directory
             }
             // Before POSIX had a type for it, a directory was a file whose name ends in a slash.
             b'0' | 0 if raw_path.ends_with(b"/") => {
-                self.behind = pax.size.unwrap_or(size);
+                self.expect_content(pax.size.unwrap_or(size));
                 EntryKind::Directory
             }
             b'S' => {
@@ -303,7 +247,7 @@ impl<R: TarInput> Scanner<R> {
         })
     }
 
-    fn regular(&mut self, sparse: &pax::PaxSparse, stored: u64, at: u64) -> Result<EntryKind, ScanError> {
+    fn regular(&mut self, sparse: &PaxSparse, stored: u64, at: u64) -> Result<EntryKind, ScanError> {
         let content_end =
             self.position.checked_add(stored).ok_or(ScanError::BadField { field: "size", at })?;
         let extents = if sparse.map_in_data() {
@@ -311,7 +255,7 @@ impl<R: TarInput> Scanner<R> {
         } else if sparse.size.is_some() {
             sparse.extents.clone()
         } else {
-            self.behind = stored;
+            self.expect_content(stored);
             return Ok(EntryKind::Regular {
                 size: stored,
                 content: Content::Contiguous { at: self.position },
@@ -319,14 +263,14 @@ impl<R: TarInput> Scanner<R> {
         };
         let data = self.position;
         let room = content_end.checked_sub(data).ok_or(ScanError::BadSparse { at })?;
-        self.behind = room;
+        self.expect_content(room);
         let size = sparse.size.ok_or(ScanError::BadSparse { at })?;
         Ok(EntryKind::Regular { size, content: sparse::extents(&extents, size, data, room, at)? })
     }
 
     fn old_gnu_sparse(
         &mut self,
-        mut sparse: header::GnuSparse,
+        mut sparse: GnuSparse,
         stored: u64,
         at: u64,
     ) -> Result<EntryKind, ScanError> {
@@ -339,7 +283,7 @@ impl<R: TarInput> Scanner<R> {
             sparse.extended = sparse::extension(&block, &mut sparse.extents);
         }
         self.position.checked_add(stored).ok_or(ScanError::BadField { field: "size", at })?;
-        self.behind = stored;
+        self.expect_content(stored);
         let content = sparse::extents(&sparse.extents, sparse.size, self.position, stored, at)?;
         Ok(EntryKind::Regular { size: sparse.size, content })
     }
@@ -404,7 +348,7 @@ impl<R: TarInput> Scanner<R> {
     }
 
     /// A whole block; `None` where the input ends just before it.
-    fn read_block(&mut self, what: &'static str) -> Result<Option<[u8; BLOCK]>, ScanError> {
+    pub(super) fn read_block(&mut self, what: &'static str) -> Result<Option<[u8; BLOCK]>, ScanError> {
         let start = self.position;
         let mut block = [0; BLOCK];
         match self.read_exact(&mut block, what) {
@@ -430,11 +374,14 @@ impl<R: TarInput> Scanner<R> {
         Ok(())
     }
 
+    /// Notes that content follows: it begins with a block.
+    fn expect_content(&mut self, size: u64) {
+        (self.behind, self.padding) = (size, padded(size).saturating_sub(size));
+    }
+
     /// Goes to the block after the last entry's content.
     fn skip_content(&mut self) -> Result<(), ScanError> {
-        let content = std::mem::take(&mut self.behind);
-        // Contents begin at a block, so their padding is all that is between.
-        let padding = padded(content).saturating_sub(content);
+        let (content, padding) = (std::mem::take(&mut self.behind), std::mem::take(&mut self.padding));
         if self.end_mark != EndMark::Unneeded {
             return self.skip(content.saturating_add(padding), "a file's content");
         }

@@ -2,7 +2,8 @@
 
 use super::header::{BLOCK, sparse_extent};
 use super::pax::decimal;
-use super::{Content, Extent, MAX_METADATA, ScanError, Scanner, TarInput};
+use super::scanner::{MAX_METADATA, Scanner};
+use super::{Content, Extent, ScanError, TarInput};
 
 /// Adds the 21 entries of an extension block; says whether another block follows.
 pub(super) fn extension(block: &[u8; BLOCK], extents: &mut Vec<(u64, u64)>) -> bool {
