@@ -19,7 +19,7 @@ use crate::owner::Owner;
 const NAME_PREFIX: &str = "imagefs-";
 
 /// The label that carries an [`Owner`].
-const LABEL: &str = "imagefs.owner";
+pub(super) const LABEL: &str = "imagefs.owner";
 
 /// A container that was never started, removed with its anonymous volumes when this is dropped, or by [`cleanup::exit`].
 ///

@@ -57,7 +57,7 @@ pub(super) struct Adapter {
     view: Arc<dyn Operations>,
     /// Where requests wait; none where everything is there from the start.
     waiting: Option<Arc<WaitingRoom>>,
-    handles: Handles,
+    handles: Arc<Handles>,
     /// Told of requests by the thread that took them from the kernel, and not of those that had to wait.
     readahead: Arc<Readahead>,
     /// Told of each answer by the thread that gave it and now goes to read; none where polling never pays.
@@ -77,7 +77,7 @@ impl Adapter {
         readahead: Arc<Readahead>,
         polling: Option<Polling>,
     ) -> Adapter {
-        let handles = Handles::default();
+        let handles = Arc::new(Handles::default());
         Adapter {
             view,
             waiting,
@@ -281,13 +281,19 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.handles.open(&*self.view, node(ino)) {
-            Opening::Needless if self.no_opendir => reply.error(Errno::ENOSYS),
-            Opening::Handle { handle, keep: false } => reply.opened(handle, FopenFlags::empty()),
-            Opening::Handle { keep: true, .. } | Opening::Needless => {
-                reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
-            }
-        }
+        let (handles, no_opendir) = (Arc::clone(&self.handles), self.no_opendir);
+        self.answer(
+            ino,
+            reply,
+            move |view, _| handles.open(view, node(ino)),
+            move |reply: ReplyOpen, opening| match opening {
+                Opening::Needless if no_opendir => reply.error(Errno::ENOSYS),
+                Opening::Handle { handle, keep: false } => reply.opened(handle, FopenFlags::empty()),
+                Opening::Handle { keep: true, .. } | Opening::Needless => {
+                    reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+                }
+            },
+        );
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {

@@ -25,6 +25,8 @@ pub(super) fn errno(error: &ViewError) -> Errno {
         ViewError::NoSuchXattr => Errno::NODATA,
         ViewError::NotExecutable => Errno::ACCESS,
         ViewError::ReadOnly => Errno::ROFS,
+        ViewError::Unavailable(_) => Errno::IO,
+        ViewError::TooManyNodes => Errno::NFILE,
     }
 }
 

@@ -3,6 +3,8 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `view` | the filesystem's answers: runs and is tested without a kernel |
+//! | `catalog` | many sources in one session, each opened when somebody enters it |
+//! | `names` | a tree of names, each of which leads to a source |
 //! | `symlink` | how a symlink's target is kept inside its mount |
 //! | `operations` | what a session answers, whatever it shows |
 //! | `node` | how a session numbers its inodes |
@@ -20,9 +22,11 @@
 
 mod adapter;
 mod attach;
+mod catalog;
 mod errno;
 mod error;
 mod mount_status;
+mod names;
 mod node;
 mod operations;
 mod polling;
@@ -36,8 +40,10 @@ mod waiting;
 mod testing;
 
 pub use attach::unmount;
+pub use catalog::{Catalog, CatalogOptions, CatalogUse, IdleName, OpenedSource, Provider};
 pub use error::SessionError;
 pub use mount_status::{MountStatus, mount_status};
+pub use names::{Directory, Item, Outline, SourceName};
 pub use node::Node;
 pub use session::{End, Notifier, Session, SessionConfig, Stopper, mount};
 pub use symlink::SymlinkError;

@@ -23,7 +23,7 @@ pub(super) trait Operations: Send + Sync {
     fn seek(&self, node: Node, offset: u64, whence: Whence) -> Result<u64, ViewError>;
     fn xattr(&self, node: Node, name: &[u8]) -> Result<Vec<u8>, ViewError>;
     fn xattr_names(&self, node: Node) -> Result<Vec<u8>, ViewError>;
-    fn open_dir(&self, node: Node) -> OpenDir;
+    fn open_dir(&self, node: Node) -> Result<OpenDir, ViewError>;
     /// Whether the kernel may keep the listing of a directory that needs no handle.
     fn keeps_listing(&self, dir: Node) -> bool;
     fn read_dir(
@@ -88,8 +88,8 @@ impl Operations for View {
         self.xattr_names(node)
     }
 
-    fn open_dir(&self, node: Node) -> OpenDir {
-        self.open_dir(node)
+    fn open_dir(&self, node: Node) -> Result<OpenDir, ViewError> {
+        Ok(self.open_dir(node))
     }
 
     fn keeps_listing(&self, dir: Node) -> bool {

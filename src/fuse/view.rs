@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::names::MAX_NAME;
 use super::node::{Node, Numbering, Place};
 use super::symlink::{self, Surroundings, SymlinkError};
 use crate::index::{
@@ -39,15 +40,12 @@ pub use listing::{ListedEntry, OpenDir};
 pub use replace::Outdated;
 
 /// The file in the top directory that describes the session.
-const DESCRIPTION_NAME: &[u8] = b".imagefs.json";
+pub(super) const DESCRIPTION_NAME: &[u8] = b".imagefs.json";
 
 /// The extended attribute that gives the stored target of a symlink. It is never listed, so that copies stay
 /// exact. The kernel lets no `user.` attribute of a symlink through (xattr(7)); `system.` ones it leaves to the
 /// filesystem.
 const TARGET_XATTR: &[u8] = b"system.imagefs.target";
-
-/// The longest name, in bytes: `NAME_MAX`.
-const MAX_NAME: usize = 255;
 
 /// One container mount, as a session shows it.
 pub struct ViewMount {
@@ -163,6 +161,12 @@ pub enum ViewError {
     /// Nothing can be written.
     #[error("read-only filesystem")]
     ReadOnly,
+    /// The source that it is in could not be opened.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A session of many sources has no number left for it.
+    #[error("no inode number is left")]
+    TooManyNodes,
 }
 
 impl ViewError {
@@ -428,6 +432,17 @@ impl View {
     /// Whether nothing that is shown will ever become another thing: all of it is there, and stays.
     pub fn is_final(&self) -> bool {
         !self.options.replaceable && table::are_ready(self.tables.current().shown(self.options.flat))
+    }
+
+    /// Whether the mountpoint is the root filesystem itself.
+    pub(super) fn is_flat(&self) -> bool {
+        self.options.flat
+    }
+
+    /// Whether any of it is being read.
+    pub(super) fn is_filling(&self) -> bool {
+        let table = self.tables.current();
+        table.mounts.iter().any(|mount| mount.filesystem.state() == FillState::Filling)
     }
 
     /// A number that changes whenever an answer about this node may have become another one.

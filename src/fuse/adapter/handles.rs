@@ -7,7 +7,7 @@ use fuser::FileHandle;
 
 use crate::fuse::node::Node;
 use crate::fuse::operations::Operations;
-use crate::fuse::view::OpenDir;
+use crate::fuse::view::{OpenDir, ViewError};
 
 /// The handle of a directory that needs none.
 const NONE: FileHandle = FileHandle(0);
@@ -31,24 +31,24 @@ pub(super) enum Opening {
 }
 
 impl Handles {
-    pub fn open(&self, view: &dyn Operations, node: Node) -> Opening {
+    pub fn open(&self, view: &dyn Operations, node: Node) -> Result<Opening, ViewError> {
         // The kernel sends no RELEASEDIR any more once it was told that no directory needs opening, so it may be told
         // only when none is open that does. A view that is final stays so: under the lock nothing comes between.
         let mut table = self.table();
         if view.is_final() {
-            return match table.open.is_empty() {
+            return Ok(match table.open.is_empty() {
                 true => Opening::Needless,
                 false => Opening::Handle { handle: NONE, keep: true },
-            };
+            });
         }
-        let dir = view.open_dir(node);
+        let dir = view.open_dir(node)?;
         if !dir.is_pinned() {
-            return Opening::Handle { handle: NONE, keep: view.keeps_listing(node) };
+            return Ok(Opening::Handle { handle: NONE, keep: view.keeps_listing(node) });
         }
         table.last += 1;
         let number = table.last;
         table.open.insert(number, Arc::new(dir));
-        Opening::Handle { handle: FileHandle(number), keep: false }
+        Ok(Opening::Handle { handle: FileHandle(number), keep: false })
     }
 
     /// The directory to list for a handle that was opened for `node`.

@@ -1,7 +1,8 @@
 //! What stat and statfs return.
 
 use super::table::{Mounted, Table};
-use super::{Edition, MAX_NAME, SymlinkMode, View, ViewError, contained_target};
+use super::{Edition, SymlinkMode, View, ViewError, contained_target};
+use crate::fuse::names::MAX_NAME;
 use crate::fuse::node::Node;
 use crate::fuse::symlink::SymlinkError;
 use crate::index::{Certainty, DIRECTORY_SIZE, FileType, Ino, LayerNo, Segment, Stat, Timestamp, TreeError};

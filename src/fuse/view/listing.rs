@@ -1,9 +1,11 @@
 //! What readdir returns: `.` and `..`, then the entries, each with the offset from which to go on.
 
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use super::table::{Mounted, Table};
 use super::{Attributes, DESCRIPTION_NAME, Spot, View, ViewError, layers};
+use crate::fuse::names::Directory;
 use crate::fuse::node::Node;
 use crate::index::{DirCookie, DirEntry, FileType, Ino, Listing, Pinned, Tree, TreeError};
 
@@ -25,11 +27,41 @@ pub struct ListedEntry<'a> {
 /// An offset in the listing of a mount that is being filled is good for the same `OpenDir` only.
 pub struct OpenDir {
     node: Node,
-    /// The order in which it was begun, and the slot of the mount that this is of.
-    pinned: Option<(usize, Pinned)>,
+    pinned: Option<PinnedListing>,
+}
+
+/// What is being listed, whatever becomes of it meanwhile.
+enum PinnedListing {
+    /// The order in which a mount came, and its slot.
+    Tree(usize, Pinned),
+    /// The names of a catalog.
+    Names(Arc<Directory>),
 }
 
 impl OpenDir {
+    /// A directory of names in a catalog.
+    pub(in crate::fuse) fn of_names(node: Node, names: Arc<Directory>) -> OpenDir {
+        OpenDir { node, pinned: Some(PinnedListing::Names(names)) }
+    }
+
+    /// The same directory, under the number that it has in a catalog.
+    pub(in crate::fuse) fn outside(self, node: Node) -> OpenDir {
+        OpenDir { node, ..self }
+    }
+
+    /// The directory.
+    pub(in crate::fuse) fn node(&self) -> Node {
+        self.node
+    }
+
+    /// The names that are being listed.
+    pub(in crate::fuse) fn names(&self) -> Option<&Arc<Directory>> {
+        match &self.pinned {
+            Some(PinnedListing::Names(names)) => Some(names),
+            _ => None,
+        }
+    }
+
     /// Whether it has to be kept until the listing is done; else one made [from](From) the node does as well.
     pub fn is_pinned(&self) -> bool {
         self.pinned.is_some()
@@ -56,7 +88,9 @@ const BATCH: usize = 64;
 impl View {
     /// Begins to list a directory.
     pub fn open_dir(&self, node: Node) -> OpenDir {
-        let pin = |(mounted, _): (Mounted, Ino)| Some((mounted.slot(), mounted.filesystem().pin()?));
+        let pin = |(mounted, _): (Mounted, Ino)| {
+            Some(PinnedListing::Tree(mounted.slot(), mounted.filesystem().pin()?))
+        };
         OpenDir { node, pinned: self.mount_of(node).and_then(pin) }
     }
 
@@ -71,8 +105,19 @@ impl View {
         offset: u64,
         emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
     ) -> Result<(), ViewError> {
-        match self.spot(dir.node)? {
-            Spot::Description(..) => Err(ViewError::NotADirectory(dir.node)),
+        self.list(dir.node, dir, offset, emit)
+    }
+
+    /// As [`View::read_dir`], of a directory that is `node` here, and may have another number outside.
+    pub(in crate::fuse) fn list(
+        &self,
+        node: Node,
+        dir: &OpenDir,
+        offset: u64,
+        emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
+    ) -> Result<(), ViewError> {
+        match self.spot(node)? {
+            Spot::Description(..) => Err(ViewError::NotADirectory(node)),
             Spot::Top => {
                 self.list_top(offset, emit);
                 Ok(())
@@ -81,7 +126,7 @@ impl View {
                 self.list_layers(offset, emit);
                 Ok(())
             }
-            Spot::Mount(mounted, ino) => self.list_tree(&mounted, ino, dir, offset, emit),
+            Spot::Mount(mounted, ino) => self.list_tree(&mounted, (node, ino), dir, offset, emit),
         }
     }
 
@@ -90,6 +135,17 @@ impl View {
     pub fn read_dir_plus(
         &self,
         dir: &OpenDir,
+        offset: u64,
+        emit: &mut dyn FnMut(ListedEntry<'_>, &Attributes) -> bool,
+    ) -> Result<(), ViewError> {
+        self.list_plus(dir.node, dir, offset, emit)
+    }
+
+    /// As [`View::read_dir_plus`], of a directory that is `node` here, and may have another number outside.
+    pub(in crate::fuse) fn list_plus(
+        &self,
+        node: Node,
+        dir: &OpenDir,
         mut offset: u64,
         emit: &mut dyn FnMut(ListedEntry<'_>, &Attributes) -> bool,
     ) -> Result<(), ViewError> {
@@ -97,7 +153,7 @@ impl View {
         loop {
             // A tree may hold a lock while it hands out entries, so it is not asked for attributes meanwhile.
             let mut batch = Batch::default();
-            let more = match self.read_dir(dir, offset, &mut |entry| batch.push(entry)) {
+            let more = match self.list(node, dir, offset, &mut |entry| batch.push(entry)) {
                 Ok(()) => !batch.entries.is_empty(),
                 Err(error) if batch.entries.is_empty() && !emitted => return Err(error),
                 // What has been found is worth having; the error comes up again when the caller goes on.
@@ -175,7 +231,7 @@ impl View {
     fn list_tree(
         &self,
         mounted: &Mounted,
-        ino: Ino,
+        (node, ino): (Node, Ino),
         dir: &OpenDir,
         offset: u64,
         emit: &mut dyn FnMut(ListedEntry<'_>) -> bool,
@@ -194,7 +250,7 @@ impl View {
                 Ino::ROOT => Node::LAYERS,
                 _ => self.numbering.node(mounted.slot(), filesystem.parent(ino)?),
             };
-            let dots = [(&b"."[..], dir.node, AFTER_DOT), (b"..", up, AFTER_DOT_DOT)];
+            let dots = [(&b"."[..], node, AFTER_DOT), (b"..", up, AFTER_DOT_DOT)];
             for (name, node, next) in dots.into_iter().filter(|(_, _, next)| *next > offset) {
                 if !give(name, node, FileType::Directory, next) {
                     return Ok(());
@@ -207,10 +263,11 @@ impl View {
             give(entry.name, node, entry.file_type, entry.cookie.0.saturating_add(COOKIE_SHIFT))
         };
         // The root of a flat session may be another mount's by now: then it is that one which is listed.
-        let pinned = dir.pinned.as_ref().filter(|(slot, _)| *slot == mounted.slot());
-        let listing = match pinned {
-            Some((_, pinned)) => pinned.read_dir(ino, from, &mut give_entry),
-            None => filesystem.read_dir(ino, from, &mut give_entry),
+        let listing = match &dir.pinned {
+            Some(PinnedListing::Tree(slot, pinned)) if *slot == mounted.slot() => {
+                pinned.read_dir(ino, from, &mut give_entry)
+            }
+            _ => filesystem.read_dir(ino, from, &mut give_entry),
         };
         match listing {
             Ok(Listing::End | Listing::Stopped) => Ok(()),

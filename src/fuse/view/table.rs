@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{BadMount, DESCRIPTION_NAME, MAX_NAME, ViewMount};
+use super::{BadMount, DESCRIPTION_NAME, ViewMount};
+use crate::fuse::names::MAX_NAME;
 use crate::fuse::node::MAX_SLOTS;
 use crate::fuse::symlink::Destination;
 use crate::index::{Filesystem, FillState};
