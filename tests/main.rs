@@ -21,6 +21,7 @@ mod oci;
 mod odd;
 mod refresh;
 mod support;
+mod system;
 mod tars;
 mod tools;
 mod verbs;

@@ -29,7 +29,7 @@ struct CommandLine {
 pub fn main() -> ExitCode {
     open_files::allow();
     signals::outlive_file_size_limit();
-    let matches = command_here().get_matches_from(spell_out(std::env::args_os()));
+    let matches = command_here().get_matches_from(spell_out(std::env::args_os().collect()));
     let CommandLine { global, command } =
         CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let writer = if global.server { logging::Writer::Server } else { logging::Writer::Command };

@@ -91,11 +91,32 @@ fn mount_directly(device: &OwnedFd, mountpoint: &Path, config: &SessionConfig) -
     if config.allow_other {
         data.push_str(",allow_other,default_permissions");
     }
+    let flags = flags(config);
+    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(config.fsname.as_os_str(), mountpoint, FILESYSTEM_TYPE, flags, data.as_c_str())
+}
+
+/// Gives what is mounted at the mountpoint the rights that `config` has: the rest of a session stays as it was mounted.
+pub fn remount(config: &SessionConfig) -> Result<(), SessionError> {
+    let path = &config.mountpoint;
+    match mount_status::mount_status(path) {
+        Err(source) => Err(SessionError::Mountpoint { path: path.to_owned(), source }),
+        Ok(MountStatus::Nothing) => Err(SessionError::NotMounted(path.to_owned())),
+        Ok(MountStatus::Other { filesystem_type }) => {
+            Err(SessionError::NotOurs { path: path.to_owned(), filesystem_type })
+        }
+        // By way of the one mount, the filesystem behind it is asked nothing.
+        Ok(_) => rustix::mount::mount_remount(path, MountFlags::BIND | flags(config), c"")
+            .map_err(|errno| SessionError::Remount { path: path.to_owned(), source: errno.into() }),
+    }
+}
+
+fn flags(config: &SessionConfig) -> MountFlags {
     let mut flags = MountFlags::RDONLY;
     flags.set(MountFlags::NOSUID, !config.suid);
     flags.set(MountFlags::NODEV, !config.dev);
-    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
-    rustix::mount::mount(config.fsname.as_os_str(), mountpoint, FILESYSTEM_TYPE, flags, data.as_c_str())
+    flags.set(MountFlags::NOEXEC, !config.exec);
+    flags
 }
 
 /// The helper's `-o`, which it splits at commas that no backslash precedes.
@@ -106,6 +127,9 @@ fn helper_options(config: &SessionConfig) -> OsString {
             options.push(b'\\');
         }
         options.push(byte);
+    }
+    if !config.exec {
+        options.extend_from_slice(b",noexec");
     }
     if config.allow_other {
         options.extend_from_slice(b",allow_other,default_permissions");

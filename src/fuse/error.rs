@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
+use super::mount_status::FILESYSTEM_TYPE;
+
 /// Why a session cannot be started or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -66,6 +68,14 @@ pub enum SessionError {
         /// What the system says.
         source: io::Error,
     },
+    /// mount(2) refused to change what is mounted.
+    #[error("cannot change what is mounted at {path:?}: {source}")]
+    Remount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Kernel and server did not come to terms.
     #[error("the kernel did not start the session: {0}")]
     Start(io::Error),
@@ -107,6 +117,15 @@ impl SessionError {
             SessionError::MountpointNotADirectory(_) => "name a directory".to_owned(),
             SessionError::MountpointNotEmpty(_) => {
                 "name an empty directory: a mount would hide what is there".to_owned()
+            }
+            SessionError::Remount { .. } => {
+                "as another user than root, unmount it, and mount it again".to_owned()
+            }
+            SessionError::AlreadyMounted { path, .. } if path.parent().is_none() => {
+                "name an empty directory".to_owned()
+            }
+            SessionError::AlreadyMounted { path, filesystem_type } if filesystem_type != FILESYSTEM_TYPE => {
+                format!("name an empty directory; {path:?} is in use by something else")
             }
             SessionError::AlreadyMounted { path, .. } => {
                 format!("name another directory, or unmount that first: umount {path:?}")

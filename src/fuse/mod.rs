@@ -39,7 +39,7 @@ mod waiting;
 #[cfg(test)]
 mod testing;
 
-pub use attach::unmount;
+pub use attach::{remount, unmount};
 pub use catalog::{Catalog, CatalogOptions, CatalogUse, IdleName, OpenedSource, Provider};
 pub use error::SessionError;
 pub use mount_status::{MountStatus, mount_status};

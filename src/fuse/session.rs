@@ -46,6 +46,8 @@ pub struct SessionConfig {
     pub suid: bool,
     /// Whether devices can be opened. For root only.
     pub dev: bool,
+    /// Whether programs can be run.
+    pub exec: bool,
     /// How many threads answer; by default one for each CPU, from 2 to 8.
     pub threads: Option<usize>,
     /// How long a request for what has not come yet waits, from the last time that anything came, before it fails.
@@ -61,6 +63,7 @@ impl SessionConfig {
             allow_other: false,
             suid: false,
             dev: false,
+            exec: true,
             threads: None,
             timeout: TIMEOUT,
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use crate::cli::output::error::{CommandError, Kind};
+use crate::cli::output::printer::Printer;
 use crate::fuse::{SessionConfig, SessionError};
 
 /// A place where a mount can go, once it has been made ready.
@@ -11,8 +12,8 @@ use crate::fuse::{SessionConfig, SessionError};
 pub struct Mountpoint {
     /// Absolute, and free of symlinks.
     pub path: PathBuf,
-    /// The directory is yet to be made.
-    pub absent: bool,
+    /// How many directories are yet to be made, the mountpoint and those above it.
+    pub absent: usize,
     /// A mount of ours stands there whose server is gone.
     pub stale: bool,
 }
@@ -27,9 +28,9 @@ impl Mountpoint {
             return Err(CommandError::new(Kind::Mount, message).hint("choose another directory"));
         }
         let (absent, stale) = match SessionConfig::new(&path).check() {
-            Ok(()) => (false, false),
-            Err(SessionError::Stale(_)) => (false, true),
-            Err(SessionError::MountpointMissing(_)) if mkdir => (true, false),
+            Ok(()) => (0, false),
+            Err(SessionError::Stale(_)) => (0, true),
+            Err(SessionError::MountpointMissing(_)) if mkdir => (missing(&path), false),
             Err(error @ SessionError::MountpointMissing(_)) => {
                 return Err(
                     CommandError::from(error).hint("or give --mkdir to have it made for this mount alone")
@@ -41,18 +42,14 @@ impl Mountpoint {
     }
 
     /// Takes away the remains of a dead mount, and makes the directory, as far as either is needed.
-    pub fn make_ready(&self) -> Result<(), CommandError> {
+    pub fn make_ready(&self, printer: &Printer) -> Result<(), CommandError> {
         if self.stale {
-            tracing::warn!("taking over {:?}, where a mount stands whose server is gone", self.path);
+            printer.note(format!("taking over {:?}, where a mount stood whose server is gone", self.path));
             crate::fuse::unmount(&self.path, true)?;
         }
-        if self.absent {
-            std::fs::create_dir(&self.path).map_err(|e| {
-                let parent = self.path.parent().filter(|_| e.kind() == io::ErrorKind::NotFound);
+        if self.absent > 0 {
+            std::fs::create_dir_all(&self.path).map_err(|e| {
                 CommandError::new(Kind::Mount, format!("cannot make the mountpoint {:?}", self.path))
-                    .maybe_hint(
-                        parent.map(|parent| format!("create the directory for it: mkdir -p {parent:?}")),
-                    )
                     .caused_by(e)
             })?;
         }
@@ -69,10 +66,21 @@ pub fn locate(named: &Path) -> PathBuf {
     if let Ok(path) = absolute.canonicalize() {
         return path;
     }
-    match (absolute.parent().map(Path::canonicalize), absolute.components().next_back()) {
-        (Some(Ok(parent)), Some(Component::Normal(name))) => parent.join(name),
-        _ => absolute,
+    let (there, missing) = absolute
+        .ancestors()
+        .find_map(|there| Some((there.canonicalize().ok()?, absolute.strip_prefix(there).ok()?)))
+        .unwrap_or((absolute.clone(), Path::new("")));
+    match missing.components().all(|part| matches!(part, Component::Normal(_))) {
+        true => there.join(missing),
+        false => absolute,
     }
+}
+
+/// How many directories must be made for `path` to be one.
+fn missing(path: &Path) -> usize {
+    path.ancestors()
+        .take_while(|dir| matches!(dir.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound))
+        .count()
 }
 
 #[cfg(test)]
@@ -92,7 +100,7 @@ mod tests {
         for dir in [&cache, &mountpoint] {
             fs::create_dir(dir).unwrap();
         }
-        let ready = Mountpoint { path: mountpoint.clone(), absent: false, stale: false };
+        let ready = Mountpoint { path: mountpoint.clone(), absent: 0, stale: false };
         assert_eq!(Mountpoint::check(&mountpoint, false, &cache).unwrap(), ready);
 
         let inside = refused(&cache.join("mnt"), true, &cache);
@@ -111,8 +119,8 @@ mod tests {
         assert!(error.hints().iter().any(|hint| hint.contains("--mkdir")));
 
         let mountpoint = Mountpoint::check(&root.join("mnt"), true, &root.join("cache")).unwrap();
-        assert!(mountpoint.absent);
-        mountpoint.make_ready().unwrap();
+        assert_eq!(mountpoint.absent, 1);
+        mountpoint.make_ready(&Printer::new(false, false)).unwrap();
         assert!(root.join("mnt").is_dir());
     }
 
@@ -124,5 +132,8 @@ mod tests {
         std::os::unix::fs::symlink("real", root.join("link")).unwrap();
         assert_eq!(locate(&root.join("link/")), root.join("real"));
         assert_eq!(locate(&root.join("link/absent")), root.join("real/absent"));
+        assert_eq!(locate(&root.join("link/absent/too")), root.join("real/absent/too"));
+        assert_eq!(locate(&root.join("absent/../too")), root.join("absent/../too"));
+        assert_eq!(missing(&root.join("real/absent/too")), 2);
     }
 }

@@ -1,7 +1,7 @@
 //! The options of `-o`, spelled as mount(8) spells its own.
 //!
 //! A list of words divided by commas; given more than once, the lists add up, and of two that contradict each other
-//! the later one counts.
+//! the later one counts. A comma that belongs to a value has a backslash before it, and so has a backslash.
 
 use std::fmt;
 use std::time::Duration;
@@ -39,7 +39,7 @@ const fn value(
     Known { name, root_only: false, takes: Takes::Value(spelled, set) }
 }
 
-const KNOWN: [Known; 14] = [
+const KNOWN: [Known; 16] = [
     flag("ro", |_| {}),
     flag("flat", |o| o.flat = true),
     flag("exact", |o| o.exact = true),
@@ -67,11 +67,46 @@ const KNOWN: [Known; 14] = [
     value("gid", "N", |o, v| id(v).map(|id| o.gid = Some(id))),
     root_flag("suid", |o| o.suid = true),
     root_flag("dev", |o| o.dev = true),
+    flag("noexec", |o| o.noexec = true),
+    flag("remount", |o| o.remount = true),
     value("fsname", "NAME", |o, v| {
         o.fsname = Some(v.to_owned());
         Some(())
     }),
     value("timeout", "SECONDS", |o, v| seconds(v).map(|timeout| o.timeout = Some(timeout))),
+];
+
+/// What mount(8) and fstab(5) say to others than the filesystem, or what is so here in any case. See mount(8),
+/// FILESYSTEM-INDEPENDENT MOUNT OPTIONS, systemd.mount(5), and libmount's list.
+const GENERIC: [&str; 28] = [
+    "defaults",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "nouser",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "async",
+    "sync",
+    "dirsync",
+    "iversion",
+    "noiversion",
+    "mand",
+    "nomand",
+    "silent",
+    "loud",
+    "noowner",
+    "nogroup",
+    "nousers",
 ];
 
 /// All of `-o`, read and checked.
@@ -99,6 +134,10 @@ pub struct MountOptions {
     pub suid: bool,
     /// Device files can be opened.
     pub dev: bool,
+    /// Programs cannot be run.
+    pub noexec: bool,
+    /// What is mounted already gets these options.
+    pub remount: bool,
     /// What mount(8) and df(1) show as the source.
     pub fsname: Option<String>,
     /// How long what has not come yet is waited for while nothing comes.
@@ -186,13 +225,41 @@ impl MountOptions {
     /// Reads the lists in the order in which they were given. `root` tells whether root asks.
     pub fn parse<S: AsRef<str>>(lists: &[S], root: bool) -> Result<MountOptions, OptionError> {
         let mut options = MountOptions::default();
-        for word in lists.iter().flat_map(|list| list.as_ref().split(',')).filter(|word| !word.is_empty()) {
+        let words: Vec<String> = lists.iter().flat_map(|list| words(list.as_ref())).collect();
+        // mount(8) then repeats what the kernel says of the mount.
+        let repeats = words.iter().any(|word| word == "remount");
+        for word in words.iter().filter(|word| !repeats || !is_of_fuse(word)) {
             options.set(word, root)?;
         }
         if options.flat && options.layers {
             return Err(OptionError::Contradiction("flat", "layers"));
         }
         Ok(options)
+    }
+
+    /// Whether there is an option of that name, whatever its value.
+    pub fn knows(word: &str) -> bool {
+        let name = word.split('=').next().unwrap_or_default();
+        KNOWN.iter().any(|known| known.name == name)
+            || MountOptions::default().set_generic(word)
+            || name == "rw"
+    }
+
+    /// Takes an option that every filesystem takes; whether it is one.
+    fn set_generic(&mut self, word: &str) -> bool {
+        let name = word.split('=').next().unwrap_or_default();
+        match name {
+            "nosuid" => self.suid = false,
+            "nodev" => self.dev = false,
+            "exec" => self.noexec = false,
+            // As mount(8) has it for what others than root may mount.
+            "user" | "users" | "owner" | "group" => {
+                (self.suid, self.dev, self.noexec) = (false, false, true);
+            }
+            "comment" => {}
+            name => return name.starts_with("x-") || name.starts_with("X-") || GENERIC.contains(&word),
+        }
+        true
     }
 
     fn set(&mut self, word: &str, root: bool) -> Result<(), OptionError> {
@@ -202,6 +269,9 @@ impl MountOptions {
         };
         if name == "rw" {
             return Err(OptionError::ReadWrite);
+        }
+        if self.set_generic(word) {
+            return Ok(());
         }
         let known = KNOWN
             .iter()
@@ -223,6 +293,33 @@ impl MountOptions {
         }
         Ok(())
     }
+}
+
+/// Whether the kernel says this of a mount of FUSE, fuse(8).
+fn is_of_fuse(word: &str) -> bool {
+    let name = word.split('=').next().unwrap_or_default();
+    matches!(name, "user_id" | "group_id" | "default_permissions" | "max_read" | "blksize" | "subtype")
+}
+
+/// The words of a list, without the backslashes before commas and backslashes.
+pub fn words(list: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut characters = list.chars().peekable();
+    while let Some(character) = characters.next() {
+        let last = words.len() - 1;
+        match character {
+            ',' => words.push(String::new()),
+            '\\' => words[last].push(characters.next_if(|c| matches!(c, ',' | '\\')).unwrap_or('\\')),
+            character => words[last].push(character),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// A word as it is written in a list.
+pub fn escaped(word: &str) -> String {
+    word.replace('\\', r"\\").replace(',', r"\,")
 }
 
 /// A user or group id. The largest number means "none" to the kernel.
@@ -273,11 +370,36 @@ mod tests {
         );
         assert_eq!(explain("allow-other"), "unknown mount option 'allow-other'; did you mean 'allow_other'?");
         assert_eq!(
-            explain("remount"),
-            "unknown mount option 'remount'; the mount options are ro, flat, exact, layers, provenance, \
-             symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, suid, dev, fsname=NAME, \
-             timeout=SECONDS"
+            explain("umask=022"),
+            "unknown mount option 'umask'; the mount options are ro, flat, exact, layers, provenance, \
+             symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, suid, dev, noexec, remount, \
+             fsname=NAME, timeout=SECONDS"
         );
+    }
+
+    #[test]
+    fn what_every_filesystem_takes_is_taken() {
+        let plain =
+            "defaults,noauto,nofail,_netdev,noatime,x-systemd.automount,X-mount.mkdir=0755,comment=a b";
+        assert_eq!(parse(plain), Ok(MountOptions::default()));
+        let user = MountOptions { noexec: true, ..MountOptions::default() };
+        for list in ["user", "users", "user=me", "noexec,nosuid,nodev", "exec,group"] {
+            assert_eq!(parse(list), Ok(user.clone()), "{list}");
+        }
+        assert_eq!(parse("user,exec"), Ok(MountOptions::default()));
+        assert_eq!(MountOptions::parse(&["suid,dev,nosuid,nodev"], true), Ok(MountOptions::default()));
+        for unknown in ["nofail=1", "_netdevs", "noatimes"] {
+            assert!(matches!(parse(unknown), Err(OptionError::Unknown(_))), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_comma_in_a_value_has_a_backslash_before_it() {
+        let options = parse(r"fsname=a\,b\\c\d,flat").unwrap();
+        assert_eq!((options.fsname.as_deref(), options.flat), (Some(r"a,b\c\d"), true));
+        for word in [r"a,b\", r"\,", "plain"] {
+            assert_eq!(words(&escaped(word)), [word]);
+        }
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //! removal of its last trace.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sd_notify::NotifyState;
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
@@ -16,7 +17,7 @@ use super::background::Detached;
 use super::layout::Shown;
 use super::mountpoint::Mountpoint;
 use super::sessions::{Record, Register, Registration, Remains, Stage};
-use super::supervisor::{self, Supervisor};
+use super::supervisor::{self, Supervisor, is_coming, lock};
 use crate::cache::Cache;
 use crate::cleanup;
 use crate::cli::output::bar;
@@ -28,6 +29,7 @@ use crate::cli::process::signals::{self, PATIENCE};
 use crate::fuse::{self, End, SessionConfig, Stopper, View};
 use crate::owner::Owner;
 use crate::progress::{Phase, Progress};
+use crate::source::Source;
 
 /// How long of [`PATIENCE`] is left to a server that has not ended by itself.
 const LAST: Duration = Duration::from_secs(1);
@@ -77,7 +79,7 @@ pub fn serve(
     // Dropped after the session: the record is the last trace of it.
     let mut registration = register(&errand)?;
     ending.lock().remains = Some(registration.remains());
-    mountpoint.make_ready()?;
+    mountpoint.make_ready(printer)?;
     printer.begin_bar(&registration.record().source.to_string_lossy());
     let prepared = during(|ended| show(&progress, &mut registration, printer, ended), || prepare(&progress));
     printer.end_bar();
@@ -88,6 +90,7 @@ pub fn serve(
     ending.arm(session.stopper());
     let log = registration.record().log.clone();
     let supervisor = Supervisor::new(&source, progress, cache, session.notifier(), &mut registration)?;
+    announce(printer, &mountpoint.path, &lock(&source), errand.detached.is_none());
     // A mount answers from here on, so a signal ends it as it ends one that has stood for hours. Only the command that
     // waits for a server in the background is not told of a mount that goes at once.
     let mut told = Ok(());
@@ -115,6 +118,28 @@ pub fn serve(
     told.map(|()| ExitCode::SUCCESS)
 }
 
+/// Tells whoever waits that the mount is there: a service manager, and a person at a terminal.
+fn announce(printer: &Printer, mountpoint: &Path, source: &Source, foreground: bool) {
+    let coming = is_coming(source);
+    if foreground {
+        // Without a service manager it does nothing; one that is gone is missed by nobody.
+        let status = if coming { "mounted; the source is still being read" } else { "mounted" };
+        let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
+    if io::stderr().is_terminal() {
+        match (coming, foreground) {
+            (true, true) => {
+                printer.note(format!("{mountpoint:?} is ready, and still filling; Ctrl-C unmounts"))
+            }
+            (false, true) => printer.note(format!("{mountpoint:?} is ready; Ctrl-C unmounts")),
+            (true, false) => {
+                printer.note(format!("{mountpoint:?} is still filling: `imagefs mounts` says how far it is"));
+            }
+            (false, false) => {}
+        }
+    }
+}
+
 /// Adds this server to the register, in place of a dead one that had the same mountpoint.
 fn register(errand: &Errand<'_>) -> Result<Registration, CommandError> {
     let Errand { source, mountpoint, register, log_file, .. } = errand;
@@ -129,7 +154,7 @@ fn register(errand: &Errand<'_>) -> Result<Registration, CommandError> {
         source: source.to_os_string(),
         id: String::new(),
         mountpoint: mountpoint.path.clone(),
-        made_mountpoint: mountpoint.absent || made_before,
+        made_directories: mountpoint.absent.max(made_before),
         owner: owner.clone(),
         since: now(),
         log,

@@ -58,9 +58,9 @@ pub struct Record {
     /// Where it is mounted: absolute, symlinks resolved.
     #[serde(with = "text")]
     pub mountpoint: PathBuf,
-    /// Whether the mountpoint was made for this mount, and goes with it.
+    /// How many directories were made for this mount, the mountpoint and those above it, and go with it.
     #[serde(default)]
-    pub made_mountpoint: bool,
+    pub made_directories: usize,
     /// The server.
     pub owner: Owner,
     /// When the mount was asked for, as RFC 3339.
@@ -140,22 +140,22 @@ impl Register {
     /// Removes what a server left that is gone: its record, log and socket, and a mountpoint made for it.
     pub fn forget(&self, record: &Record) {
         // Whatever is gone already is as it should be, and what cannot be removed now can be the next time.
-        if record.made_mountpoint {
-            let _ = fs::remove_dir(&record.mountpoint);
+        for dir in record.mountpoint.ancestors().take(record.made_directories) {
+            let _ = fs::remove_dir(dir);
         }
         let _ = fs::remove_file(self.log_path(&record.owner));
         let _ = fs::remove_file(self.socket_path(&record.owner));
         let _ = fs::remove_file(self.path(&record.owner, "json"));
     }
 
-    /// Removes the records of dead servers that had this mountpoint, but not the directory; tells whether that was made
-    /// for one of them.
-    pub fn take_over(&self, mountpoint: &Path) -> Result<bool, RegisterError> {
-        let mut made = false;
+    /// Removes the records of dead servers that had this mountpoint, but not the directory; tells how many
+    /// directories were made for one of them.
+    pub fn take_over(&self, mountpoint: &Path) -> Result<usize, RegisterError> {
+        let mut made = 0;
         for record in self.records()? {
             if record.mountpoint == mountpoint && !record.owner.is_alive() {
-                made |= record.made_mountpoint;
-                self.forget(&Record { made_mountpoint: false, ..record });
+                made = made.max(record.made_directories);
+                self.forget(&Record { made_directories: 0, ..record });
             }
         }
         Ok(made)
@@ -222,7 +222,7 @@ impl Registration {
 
     /// Removes the record, but not the mountpoint: it is another's.
     pub fn abandon(mut self) {
-        self.record.made_mountpoint = false;
+        self.record.made_directories = 0;
     }
 
     fn write(&self) -> Result<(), RegisterError> {
@@ -259,7 +259,7 @@ mod tests {
             source: "debian".into(),
             id: String::new(),
             mountpoint: mountpoint.into(),
-            made_mountpoint: false,
+            made_directories: 0,
             owner: Owner::this_process().unwrap(),
             since: "2024-01-01T00:00:00Z".into(),
             log: "/run/imagefs/1.log".into(),
@@ -304,7 +304,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let register = Register::new(dir.path().to_owned());
         let mountpoint = dir.path().join("mnt");
-        let made = Record { made_mountpoint: true, ..record(mountpoint.as_os_str()) };
+        let made = Record { made_directories: 1, ..record(mountpoint.as_os_str()) };
 
         fs::create_dir(&mountpoint).unwrap();
         fs::write(mountpoint.join("kept"), "").unwrap();

@@ -169,12 +169,13 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-fn lock(shown: &Shown) -> std::sync::RwLockReadGuard<'_, Source> {
+/// What is shown now.
+pub fn lock(shown: &Shown) -> std::sync::RwLockReadGuard<'_, Source> {
     shown.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether something of a source is being read, or will be once somebody looks into it.
-fn is_coming(source: &Source) -> bool {
+pub fn is_coming(source: &Source) -> bool {
     source.mounts.iter().any(|mount| matches!(mount.state(), MountState::NotFetched | MountState::Fetching))
 }
 

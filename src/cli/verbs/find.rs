@@ -146,8 +146,7 @@ impl FindArgs {
 }
 
 /// Makes of `-name`, `-type` and `-size` behind the verb `find` what the parser of the command line knows.
-pub fn spell_out(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+pub fn spell_out(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let verb = arguments.iter().position(|argument| argument == "find").unwrap_or(arguments.len());
     for argument in arguments.iter_mut().skip(verb).take_while(|argument| *argument != "--") {
         for option in ["-name", "-type", "-size"] {
@@ -177,7 +176,7 @@ mod tests {
     #[test]
     fn the_options_of_find_may_have_one_dash() {
         let spelled = |text: &str| {
-            let words = spell_out(text.split(' ').map(OsString::from));
+            let words = spell_out(text.split(' ').map(OsString::from).collect());
             words.join(OsString::from(" ").as_os_str()).into_string().unwrap()
         };
         assert_eq!(

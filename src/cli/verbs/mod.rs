@@ -16,13 +16,15 @@ mod history;
 mod inspect;
 mod ls;
 mod mount;
+mod mount_helper;
 mod mounts;
 mod reading;
 mod refresh;
+mod spelling;
 mod stat;
 mod tree;
 mod umount;
 mod watch;
 
 pub use command::Command;
-pub use find::spell_out;
+pub use spelling::spell_out;

@@ -10,10 +10,10 @@ use super::context::SourceArgs;
 use crate::cli::output::error::CommandError;
 use crate::cli::server::background::{self, Detached};
 use crate::cli::server::layout::view;
-use crate::cli::server::mountpoint::Mountpoint;
+use crate::cli::server::mountpoint::{Mountpoint, locate};
 use crate::cli::server::options::MountOptions;
 use crate::cli::server::serve::{Errand, Prepared, serve};
-use crate::fuse::SessionConfig;
+use crate::fuse::{self, SessionConfig};
 use crate::source;
 
 const EXAMPLES: &str = "\
@@ -34,6 +34,8 @@ Mount options, given by -o as for mount(8):
   allow_other        let other users in; file permissions then apply to all
   uid=N, gid=N       show everything as owned by this user, this group
   suid, dev          setuid bits and device files take effect; root only
+  noexec             no program can be run
+  remount            give what is mounted there other suid, dev, noexec; root only
   exact              a daemon's image as its layers are stored: nothing added or
                      lost by the export, but it takes longer
   layers             also layers/00-DIFFID, …: what each layer holds by itself;
@@ -42,6 +44,12 @@ Mount options, given by -o as for mount(8):
                      implies exact
   fsname=NAME        what df(1) and mount(8) show as the source
   timeout=SECONDS    how long a read waits while nothing comes (default 30)
+
+What every filesystem takes is taken too: defaults, nosuid, nodev, nofail, x-…
+A comma in a value is written \\, as in fsname=a\\,b. So mount(8) and fstab(5)
+work, with -t imagefs, or without mount.imagefs, with -t fuse.imagefs. Neither
+of them hands suid and dev on.
+  python:3.12 /mnt/py imagefs ro,nofail,_netdev,allow_other 0 0
 
 Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
 
@@ -78,15 +86,35 @@ pub struct MountArgs {
     /// Make MOUNTPOINT, and remove it after unmounting
     #[arg(long)]
     mkdir: bool,
+    /// Only check the options, as mount(8)'s -f
+    #[arg(long, hide = true)]
+    fake: bool,
     #[command(flatten)]
     source_args: SourceArgs,
 }
 
 impl MountArgs {
+    /// Changes the rights that what is mounted has.
+    fn remount(&self, options: &MountOptions) -> Result<ExitCode, CommandError> {
+        fuse::remount(&SessionConfig {
+            suid: options.suid,
+            dev: options.dev,
+            exec: !options.noexec,
+            ..SessionConfig::new(locate(&self.mountpoint))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
         let root = rustix::process::geteuid().is_root();
         let options = MountOptions::parse(&self.options, root)?;
+        if self.fake {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if options.remount {
+            return self.remount(&options);
+        }
         if !self.foreground && !context.global.server {
             return background::launch();
         }
@@ -117,6 +145,7 @@ impl MountArgs {
                 allow_other: options.allow_other,
                 suid: options.suid,
                 dev: options.dev,
+                exec: !options.noexec,
                 timeout: options.timeout.unwrap_or(defaults.timeout),
                 ..defaults
             };
