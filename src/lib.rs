@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | [`cache`] | finished filesystems on the disk: keys, locks, publication, eviction | [`index`], [`image`] |
 //! | [`cli`] | the command line: all printing, going to the background, exit statuses | everything |
+//! | [`compress`] | what is compressed → its bytes, at a bounded cost | nothing of ours |
 //! | [`docker`] | the daemon: finds images and containers, streams what they hold | nothing of ours |
 //! | [`fuse`] | the filesystem's answers, the kernel's requests, the life of a mount | [`index`], [`tarfile`] |
 //! | [`gateway`] | the library's public face: a source read by mount index and path, without FUSE | [`source`], [`index`], [`tarfile`] |
@@ -19,13 +20,14 @@
 //! | [`index`] | growing tree, on-disk index, file contents | [`tarfile`] |
 //! | [`source`] | what the user named → filesystems: asks the daemon, fills the cache | all but `fuse` and `cli` |
 //! | [`tarfile`] | a tar from its first byte → what its entries are | nothing of ours |
-//! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`tarfile`], [`image`], [`progress`] |
+//! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`compress`], [`tarfile`], [`image`], [`progress`] |
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 
 pub mod cache;
 pub mod cleanup;
 pub mod cli;
+pub mod compress;
 pub mod docker;
 pub mod fuse;
 pub mod gateway;
@@ -36,4 +38,5 @@ pub mod oci;
 pub mod owner;
 pub mod progress;
 pub mod source;
+mod sparse_file;
 pub mod tarfile;

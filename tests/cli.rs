@@ -181,8 +181,8 @@ fn help_tells_a_newcomer_what_there_is() {
               Refuse a layer, or a compressed archive, that unpacks to more than
               SIZE
 
-              Without it, 64GiB. What unpacks to more than a thousand times its size
-              is refused in any case.
+              Without it, 64GiB, and what takes more than 256MiB on the disk may not
+              unpack to more than a thousand times its size. Zeros take nothing.
 
       -h, --help
               Print help (see a summary with '-h')
@@ -221,7 +221,7 @@ fn help_tells_a_newcomer_what_there_is() {
     Examples:
       imagefs mount python:3.12 /mnt/py            then look into /mnt/py/rootfs
       imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
-      imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain, gzip, zstd or xz
+      imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain or compressed
       imagefs mount oci:DIR:latest /mnt/x          an image that no daemon has
       imagefs mount container:web /mnt/web         a container, with its volumes
       imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked

@@ -5,8 +5,9 @@ use std::fs;
 use std::io;
 use std::sync::LazyLock;
 
+use imagefs::compress::Limits;
 use imagefs::image::Digest;
-use imagefs::oci::{self, Layer, Limits, OciError, OciImage, OpenOptions};
+use imagefs::oci::{self, Layer, OciError, OciImage, OpenOptions};
 use imagefs_fuzz::{mutate_tar, repair_tar};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use tempfile::TempDir;

@@ -13,6 +13,7 @@ use super::CacheError;
 use super::dir::{Dir, is_private};
 use super::meta::{DATA, Damage, Fault, Part};
 use crate::index::{DataFile, ExternalRuns, ReadError, Run};
+use crate::sparse_file::FirstRun;
 
 /// How long a member's content is, in bytes, that gets a file of its own. The kernel can read such a file itself, which saves
 /// 0.2 s a GiB (`docs/performance.md`): with a shorter one nobody would notice.
@@ -186,7 +187,11 @@ impl DataWriter {
 
 impl Write for DataWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.data.write_at(bytes, self.size) {
+        let written = match FirstRun::of(bytes, self.size) {
+            FirstRun::Hole(len) => self.data.append_hole(len, self.size),
+            FirstRun::Data(len) => self.data.write_at(&bytes[..len], self.size),
+        };
+        match written {
             Ok(n) => {
                 self.hash.update(bytes.get(..n).unwrap_or_default());
                 self.size += n as u64;

@@ -15,9 +15,7 @@ use super::meta::{self, About, COMPLETE, DATA, DataRef, INDEX, META, Meta, Part}
 use super::{CacheError, Content, Entry, Key};
 use crate::cleanup::{Cleanup, CleanupGuard};
 use crate::index::{DataFile, ExternalRuns, FileIdentity, Index};
-
-/// The name that a file without one has at first.
-const SCRATCH: &str = "scratch";
+use crate::sparse_file;
 
 /// An entry that is being made, by this process alone. Dropped before it is published, it leaves nothing; neither does it when
 /// the process ends by [`cleanup::exit`](crate::cleanup::exit).
@@ -97,9 +95,7 @@ impl Filler {
 
     /// Makes a file for what is needed only until the entry is there. It has no name, and goes when it is closed.
     pub fn create_scratch(&self) -> Result<File, CacheError> {
-        let file = self.dir.make_file(SCRATCH)?;
-        self.dir.remove_file(SCRATCH)?;
-        Ok(file)
+        sparse_file::unnamed(&*self.dir).map_err(|e| self.dir.error("make a temporary file in", "", e))
     }
 
     /// Makes the index file, for [`write_index`](crate::index::write_index) with the [key](Key::as_bytes) as the

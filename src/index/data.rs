@@ -125,6 +125,14 @@ impl DataFile {
         place.file.as_deref().unwrap_or(&self.file).write_at(&bytes[..room], place.at)
     }
 
+    /// Adds zeros from byte `at` on, behind which there is nothing, without storing them. Says how many of them it added.
+    pub fn append_hole(&self, len: usize, at: u64) -> io::Result<usize> {
+        let place = self.external.place(at);
+        let room = clamp(place.left, len);
+        let end = place.at.saturating_add(room as u64);
+        place.file.as_deref().unwrap_or(&self.file).set_len(end).map(|()| room)
+    }
+
     /// Writes all bytes from byte `at` on.
     pub fn write_all_at(&self, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
         while !bytes.is_empty() {

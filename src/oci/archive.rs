@@ -2,20 +2,19 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 
-use super::compression::{Compression, Limits, Unpacker};
-use super::error::{OciError, printable};
+use super::error::{OciError, shown};
 use super::spec;
 use super::store::Section;
 use super::{OpenOptions, Transport};
+use crate::compress::{Compression, Unpacker};
 use crate::progress::{Phase, Progress};
+use crate::sparse_file;
 use crate::tarfile::{Content, EndMark, Entry, EntryKind, FileInput, Forward, ScanError, Scanner, TarInput};
 
 /// What the names of an archive's members may take in memory, bytes, with [`MEMBER_COST`] for each.
@@ -109,11 +108,13 @@ impl Archive {
     ) -> Result<(Archive, Option<Transport>), OciError> {
         let file = open_file(path)?;
         let mut catalogue = Catalogue::default();
-        if compression(&file, path)? == Compression::None {
+        let read_failed = |source| OciError::Io { doing: "read", path: path.to_owned(), source };
+        if Compression::of_file(&file).map_err(read_failed)? == Compression::None {
             let transport = scan(file_input(&file, path)?, path, look, &mut catalogue)?;
             return Ok((Archive { file: Arc::new(file), catalogue, packed: None }, transport));
         }
-        let unpacker = unpacker(&file, path, options.limits)?;
+        let unpacker =
+            Unpacker::new(&file, options.limits).map_err(|e| OciError::of_stream(&shown(path), e))?;
         let (archive, transport) = Archive::copy_and_look(unpacker, path, options, look)?;
         Ok((Archive { packed: Some(file), ..archive }, transport))
     }
@@ -145,8 +146,8 @@ impl Archive {
             progress.enter(Phase::Reading);
         }
         let mut catalogue = Catalogue::default();
-        let spooled = unlinked_file(spool)?;
-        let spooling = Spooling { source, copy: &spooled, directory: spool, progress };
+        let spooled = spool_file(spool)?;
+        let spooling = Spooling { source, copy: &spooled, written: 0, directory: spool, progress };
         let input = Forward(BufReader::with_capacity(128 << 10, spooling));
         let transport = scan(input, path, look, &mut catalogue)?;
         Ok((Archive { file: Arc::new(spooled), catalogue, packed: None }, transport))
@@ -279,10 +280,7 @@ fn scan_error(path: &Path, error: ScanError) -> OciError {
     let path = path.to_owned();
     match error {
         ScanError::NotATar => OciError::NotATar(path),
-        ScanError::Io(error) => match error.downcast::<OciError>() {
-            Ok(error) => error,
-            Err(source) => OciError::Io { doing: "read", path, source },
-        },
+        ScanError::Io(error) => OciError::of_stream(&shown(&path), error),
         problem => OciError::DamagedArchive { path, problem },
     }
 }
@@ -308,25 +306,11 @@ fn file_input<'a>(file: &'a File, path: &Path) -> Result<FileInput<'a>, OciError
     Ok(FileInput::new(file, file.metadata().map_err(failed)?.len()))
 }
 
-fn compression(file: &File, path: &Path) -> Result<Compression, OciError> {
-    let mut start = [0; 6];
-    let n = file.read_at(&mut start, 0).map_err(|source| OciError::Io {
-        doing: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Compression::of(&start[..n]))
-}
-
-fn unpacker<'a>(file: &'a File, path: &Path, limits: Limits) -> Result<Unpacker<&'a File>, OciError> {
-    use std::os::unix::ffi::OsStrExt;
-    Unpacker::new(file, printable(path.as_os_str().as_bytes()), limits)
-}
-
 /// A stream that is written to a file as it is read, and told of.
 struct Spooling<'a, R> {
     source: R,
     copy: &'a File,
+    written: u64,
     directory: &'a Path,
     progress: Option<&'a Progress>,
 }
@@ -340,34 +324,24 @@ impl<R: Read> Read for Spooling<'_, R> {
         if let Some(progress) = self.progress {
             progress.add_bytes(n as u64);
         }
-        self.copy.write_all(&buf[..n]).map_err(|source| OciError::Spool {
+        sparse_file::append(self.copy, &buf[..n], self.written).map_err(|source| OciError::Spool {
             doing: "unpack the archive into",
             directory: self.directory.to_owned(),
             source,
         })?;
+        self.written += n as u64;
         Ok(n)
     }
 }
 
-/// A file in `directory` that has no name, and so ends with its last descriptor.
-fn unlinked_file(directory: &Path) -> Result<File, OciError> {
-    let failed = |e: Errno| OciError::Spool {
+/// A file for what is unpacked, which ends with its last descriptor.
+fn spool_file(directory: &Path) -> Result<File, OciError> {
+    let failed = |source| OciError::Spool {
         doing: "make a temporary file in",
         directory: directory.to_owned(),
-        source: e.into(),
+        source,
     };
-    let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
-    match rustix::fs::open(directory, flags | OFlags::TMPFILE, mode) {
-        // overlayfs has no O_TMPFILE before Linux 6.3.
-        Err(Errno::OPNOTSUPP) => {
-            let name = directory.join(format!(".spool-{}", std::process::id()));
-            let file =
-                rustix::fs::open(&name, flags | OFlags::CREATE | OFlags::EXCL, mode).map_err(failed)?;
-            rustix::fs::unlink(&name).map_err(failed)?;
-            Ok(file.into())
-        }
-        result => result.map(File::from).map_err(failed),
-    }
+    sparse_file::unnamed(File::open(directory).map_err(failed)?).map_err(failed)
 }
 
 #[cfg(test)]

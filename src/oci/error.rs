@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::compression::memory_hint;
+use crate::compress::UnpackError;
 use crate::image::{Digest, Platform};
 use crate::progress::Cancelled;
 use crate::tarfile::ScanError;
@@ -38,7 +38,8 @@ impl fmt::Display for List<'_> {
     }
 }
 
-fn shown(path: &Path) -> String {
+/// A path, fit for a terminal.
+pub(super) fn shown(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     printable(path.as_os_str().as_bytes())
 }
@@ -140,13 +141,13 @@ pub enum OciError {
         /// By its bytes.
         found: Digest,
     },
-    /// A compressed blob cannot be unpacked.
-    #[error("{} cannot be unpacked: {source}", printable(blob.as_bytes()))]
+    /// A layer, or an archive that is compressed as a whole, is not unpacked.
+    #[error("{} {problem}", printable(blob.as_bytes()))]
     Unpack {
-        /// Which blob.
+        /// Which.
         blob: String,
-        /// What the decoder says.
-        source: io::Error,
+        /// Why not.
+        problem: UnpackError,
     },
     /// A document beyond what one is allowed to have.
     #[error("{} has {size} bytes; at most {limit} are read", printable(blob.as_bytes()))]
@@ -157,22 +158,6 @@ pub enum OciError {
         size: u64,
         /// Bytes allowed.
         limit: u64,
-    },
-    /// A layer or archive that unpacks to more than is allowed.
-    #[error("{} unpacks to more than {limit} bytes", printable(blob.as_bytes()))]
-    UnpacksTooLarge {
-        /// Which blob.
-        blob: String,
-        /// Bytes allowed.
-        limit: u64,
-    },
-    /// A layer or archive that unpacks to absurdly more than it has.
-    #[error("{} unpacks to more than {ratio} times its size", printable(blob.as_bytes()))]
-    Bomb {
-        /// Which blob.
-        blob: String,
-        /// The factor allowed.
-        ratio: u64,
     },
     /// A document that is not the JSON it should be.
     #[error("{} is not what it should be: {source}", printable(blob.as_bytes()))]
@@ -254,8 +239,8 @@ pub enum OciError {
 impl OciError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
-        if let OciError::Unpack { source, .. } = self
-            && let Some(hint) = memory_hint(source)
+        if let OciError::Unpack { problem, .. } = self
+            && let Some(hint) = problem.hint()
         {
             return Some(hint.into());
         }
@@ -274,7 +259,6 @@ impl OciError {
             | OciError::Unpack { .. } => {
                 "the image is incomplete or was altered: save or copy it again".into()
             }
-            OciError::UnpacksTooLarge { .. } => "--max-size sets the limit".into(),
             OciError::Schema1(_) => "convert it: skopeo copy writes the present format".into(),
             OciError::SeveralImages { .. } => {
                 "name one: append :NAME or :@NUMBER to the path, or choose with --platform".into()
@@ -286,7 +270,14 @@ impl OciError {
 
     /// Whether nothing is wrong but that more would have to be unpacked than may be.
     pub fn is_limit(&self) -> bool {
-        matches!(self, OciError::UnpacksTooLarge { .. } | OciError::Bomb { .. })
+        matches!(self, OciError::Unpack { problem, .. } if problem.is_limit())
+    }
+
+    /// For an error that came up while `blob` was read and unpacked: it knows itself which of the two failed.
+    pub(super) fn of_stream(blob: &str, error: io::Error) -> OciError {
+        let read = |source| OciError::Io { doing: "read", path: blob.into(), source };
+        let unpack = |problem| OciError::Unpack { blob: blob.to_owned(), problem };
+        error.downcast().or_else(|error| error.downcast().map(unpack)).unwrap_or_else(read)
     }
 
     /// The error of this module inside an [`io::Error`] that a [layer's stream](super::LayerStream) gave.

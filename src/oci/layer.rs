@@ -4,9 +4,9 @@ use std::io::{self, BufRead, Read};
 
 use sha2::{Digest as _, Sha256};
 
-use super::compression::{Limits, Unpacker};
 use super::error::OciError;
 use super::store::{Section, SectionReader};
+use crate::compress::{Limits, Unpacker};
 use crate::image::Digest;
 
 /// The uncompressed tar of a layer.
@@ -36,7 +36,7 @@ impl LayerStream {
     ) -> Result<LayerStream, OciError> {
         let blob = section.name().to_owned();
         let hashed = Hashed { reader: section.reader(), hash: digest.map(|_| Sha256::new()) };
-        let mut unpacker = Unpacker::new(hashed, blob.clone(), limits)?;
+        let mut unpacker = Unpacker::new(hashed, limits).map_err(|e| OciError::of_stream(&blob, e))?;
         if unpacker.is_plain() {
             // What is stored is what comes out: one hash does for both.
             unpacker.source_mut().hash = None;
@@ -61,16 +61,9 @@ impl LayerStream {
                 Ok([]) => return Ok(()),
                 Ok(bytes) => bytes.len(),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
-                Err(e) => return Err(self.own(e)),
+                Err(e) => return Err(OciError::of_stream(&self.blob, e)),
             };
             self.consume(n);
-        }
-    }
-
-    fn own(&self, error: io::Error) -> OciError {
-        match error.downcast::<OciError>() {
-            Ok(error) => error,
-            Err(source) => OciError::Io { doing: "read", path: self.blob.as_str().into(), source },
         }
     }
 
@@ -99,7 +92,12 @@ impl LayerStream {
 impl BufRead for LayerStream {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end && !self.verified {
-            let n = self.unpacker.read(&mut self.buffer)?;
+            let n = match self.unpacker.read(&mut self.buffer) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => {
+                    return Err(OciError::of_stream(&self.blob, e).into());
+                }
+                read => read?,
+            };
             (self.start, self.end) = (0, n);
             self.unpacked.update(&self.buffer[..n]);
             if n == 0 {

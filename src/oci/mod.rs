@@ -5,11 +5,10 @@
 //! unpacked, and no path of the host is built from what an image says: blobs are found by openat2(2) beneath the
 //! layout's directory (Linux 5.6) or within the archive.
 //!
-//! May import [`crate::image`], [`crate::progress`] and [`crate::tarfile`], nothing else of the crate: layers are merged and kept elsewhere.
+//! May import [`crate::compress`], [`crate::image`], [`crate::progress`] and [`crate::tarfile`], nothing else of the crate: layers are merged and kept elsewhere.
 
 mod archive;
 mod choose;
-mod compression;
 mod docker_archive;
 mod error;
 mod layer;
@@ -22,11 +21,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use choose::Reference;
-pub use compression::{Limits, memory_hint};
 pub use error::OciError;
 pub use layer::LayerStream;
 pub use spec::History;
 
+use crate::compress::Limits;
 use crate::image::{Digest, ImageConfig, Platform};
 use crate::progress::Progress;
 use archive::Archive;

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::{CacheError, Kind};
+use crate::compress::UnpackError;
 use crate::docker::{BadName, DockerError, EndpointError};
 use crate::image::Digest;
 use crate::index::{GrowError, MergeError};
-use crate::oci::{OciError, memory_hint};
+use crate::oci::OciError;
 use crate::progress::Cancelled;
 use crate::tarfile::ScanError;
 
@@ -76,12 +77,12 @@ pub enum SourceError {
         problem: ContentProblem,
     },
     /// Unpacking failed.
-    #[error("cannot unpack {}: {error}", quote(Path::new(source_name)))]
+    #[error("{} {problem}", quote(Path::new(source_name)))]
     Unpack {
         /// The source.
         source_name: OsString,
-        /// What the library says.
-        error: io::Error,
+        /// Why.
+        problem: UnpackError,
     },
     /// A second attempt brought other bytes than the first.
     #[error("the export of {} broke off, and a new one differs from it", quote(Path::new(.0)))]
@@ -178,9 +179,9 @@ impl SourceError {
             }
             SourceError::ChangedMeanwhile(_) => Some("try again when nobody writes to it".to_owned()),
             SourceError::Content { problem: ContentProblem::Scan(ScanError::NotATar), .. } => Some(
-                "a tar of a root filesystem is wanted, plain or compressed with gzip, zstd or xz".to_owned(),
+                "a tar of a root filesystem is wanted, plain or compressed with gzip, zstd, xz, bzip2, lzma or lzip".to_owned(),
             ),
-            SourceError::Unpack { error, .. } => Some(memory_hint(error).unwrap_or(BROKEN).to_owned()),
+            SourceError::Unpack { problem, .. } => Some(problem.hint().unwrap_or(BROKEN).to_owned()),
             SourceError::Content {
                 problem: ContentProblem::Scan(ScanError::Truncated { .. } | ScanError::TrailingData { .. }),
                 ..
@@ -216,7 +217,11 @@ impl SourceError {
             .or_else(own::<CacheError>)
             .or_else(own::<OciError>)
             .or_else(own::<Cancelled>)
-            .unwrap_or_else(|error| SourceError::Unpack { source_name: source.to_owned(), error })
+            .or_else(|error| {
+                let unpack = |problem| SourceError::Unpack { source_name: source.to_owned(), problem };
+                error.downcast().map(unpack)
+            })
+            .unwrap_or_else(|error| SourceError::read(Path::new(source), error))
     }
 }
 

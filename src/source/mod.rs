@@ -26,10 +26,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, DataRef, Entry, text};
+use crate::compress::Limits;
 use crate::docker::{ContainerName, DockerError, Endpoint};
 use crate::image::{Digest, ImageConfig, Platform};
 use crate::index::{Filesystem, FillState};
-use crate::oci::{Limits, Reference};
+use crate::oci::Reference;
 use crate::progress::{Phase, Progress};
 
 use self::fill::{Fill, Opened};
@@ -64,8 +65,7 @@ impl<'a> Context<'a> {
     }
 
     fn limits(&self) -> Limits {
-        let usual = Limits::default();
-        Limits { max_unpacked: self.max_size.unwrap_or(usual.max_unpacked), ..usual }
+        self.max_size.map(Limits::up_to).unwrap_or_default()
     }
 
     fn endpoint(&self) -> Result<Endpoint, SourceError> {

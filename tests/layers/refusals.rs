@@ -84,11 +84,11 @@ fn an_image_that_was_tampered_with_is_not_mounted() {
 
 #[test]
 fn an_image_that_unpacks_without_end_is_not_mounted() {
-    // A gigabyte of zeros, beyond what a thousandfold is of what is stored.
-    let zeros = || std::io::repeat(0).take(1 << 30);
-    let bomb = stored_as(&zstd::encode_all(zeros(), 1).unwrap());
+    // Beyond what a thousandfold is of what is stored, and what is let through in any case.
+    let filled = |byte| std::io::repeat(byte).take(300 << 20);
+    let bomb = stored_as(&zstd::encode_all(filled(b'x'), 1).unwrap());
     refused(&bomb, &[], "unpacks to more than 1000 times its size");
     let mut large = Vec::new();
-    flate2::read::GzEncoder::new(zeros(), flate2::Compression::fast()).read_to_end(&mut large).unwrap();
+    flate2::read::GzEncoder::new(filled(0), flate2::Compression::fast()).read_to_end(&mut large).unwrap();
     refused(&stored_as(&large), &["--max-size", "100MiB"], "unpacks to more than 104857600 bytes");
 }

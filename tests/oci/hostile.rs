@@ -5,7 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use imagefs::oci::{Limits, OciError, OciImage, Transport};
+use imagefs::compress::{Limits, UnpackError};
+use imagefs::oci::{OciError, OciImage, Transport};
 use serde_json::json;
 
 use super::build::{Layout, Member, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, digest, gzip, layer, tar};
@@ -248,29 +249,32 @@ fn strict(path: &Path, limits: Limits) -> Result<OciImage, OciError> {
 #[test]
 fn bombs_are_refused_in_layers_and_around_the_archive() {
     let limits = Limits { max_unpacked: 64 << 30, max_ratio: 500, ratio_free: 1 << 20 };
-    let zeros = vec![0; 8 << 20];
-    for packed in [gzip(&zeros), zstd::encode_all(&zeros[..], 3).unwrap()] {
+    fn is_bomb(error: Option<OciError>) -> bool {
+        matches!(error, Some(OciError::Unpack { problem: UnpackError::Bomb { ratio: 500 }, .. }))
+    }
+    let filled = vec![b'x'; 8 << 20];
+    for packed in [gzip(&filled), zstd::encode_all(&filled[..], 3).unwrap()] {
         let directory = tempfile::tempdir().unwrap();
         let mut layout = Layout::default();
         let blob = layout.blob(OCI_LAYER, &packed);
-        let image = layout.image(std::slice::from_ref(&zeros), "linux/amd64", |_, manifest| {
+        let image = layout.image(std::slice::from_ref(&filled), "linux/amd64", |_, manifest| {
             manifest["layers"] = json!([blob]);
         });
         layout.list(image, None);
         layout.write(directory.path());
         let image = strict(directory.path(), limits).unwrap();
-        assert!(matches!(stream_error(&image), Some(OciError::Bomb { ratio: 500, .. })));
+        assert!(is_bomb(stream_error(&image)));
         let image = strict(directory.path(), Limits { max_unpacked: 1 << 20, ..limits }).unwrap();
         let error = stream_error(&image).unwrap();
-        assert!(matches!(error, OciError::UnpacksTooLarge { limit: 1_048_576, .. }));
+        assert!(error.to_string().ends_with("unpacks to more than 1048576 bytes"), "{error}");
         assert_eq!(error.hint().unwrap(), "--max-size sets the limit");
 
         // The same bytes as the archive itself: a tar with one large member.
-        let archive = tar([("blob", Member::File(zeros.clone()))]);
+        let archive = tar([("blob", Member::File(filled.clone()))]);
         let path = directory.path().join("bomb.tar");
         fs::write(&path, gzip(&archive)).unwrap();
-        assert!(matches!(strict(&path, limits), Err(OciError::Bomb { .. })));
+        assert!(is_bomb(strict(&path, limits).err()));
         let error = open_with(&path, |o| (o.limits, o.transport) = (limits, Some(Transport::OciArchive)));
-        assert!(matches!(error, Err(OciError::Bomb { .. })));
+        assert!(is_bomb(error.err()));
     }
 }

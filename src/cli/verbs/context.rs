@@ -61,7 +61,8 @@ pub struct SourceArgs {
     platform: Option<Platform>,
     /// Refuse a layer, or a compressed archive, that unpacks to more than SIZE
     ///
-    /// Without it, 64GiB. What unpacks to more than a thousand times its size is refused in any case.
+    /// Without it, 64GiB, and what takes more than 256MiB on the disk may not unpack to more than a thousand times its size. Zeros
+    /// take nothing.
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_size: Option<u64>,
 }

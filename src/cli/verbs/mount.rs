@@ -20,7 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   imagefs mount python:3.12 /mnt/py            then look into /mnt/py/rootfs
   imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
-  imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain, gzip, zstd or xz
+  imagefs mount ./rootfs.tar.zst /mnt/tar      a tar, plain or compressed
   imagefs mount oci:DIR:latest /mnt/x          an image that no daemon has
   imagefs mount container:web /mnt/web         a container, with its volumes
   imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked
