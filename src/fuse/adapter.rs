@@ -148,10 +148,11 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
         let absence = ttl(self.view.absence(node(parent)));
         self.answer(
+            req,
             parent,
             reply,
             move |view, _| view.lookup(node(parent), &name),
@@ -166,8 +167,9 @@ impl Filesystem for Adapter {
         self.view.forget(node(ino), nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.answer(
+            req,
             ino,
             reply,
             move |view, _| view.attributes(node(ino)),
@@ -175,8 +177,9 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         self.answer(
+            req,
             ino,
             reply,
             move |view, _| view.read_link(node(ino)),
@@ -184,12 +187,13 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             reply.error(Errno::EROFS);
         } else if let Some(passthrough) = self.passthrough.as_ref().filter(|p| p.is_allowed(&reply)) {
             let passthrough = Arc::clone(passthrough);
             self.answer(
+                req,
                 ino,
                 reply,
                 move |view, reply: &mut ReplyOpen| passthrough.open(view, node(ino), reply),
@@ -207,7 +211,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -219,6 +223,7 @@ impl Filesystem for Adapter {
         let size = size as usize;
         let mut readahead = Some(Arc::clone(&self.readahead));
         self.answer(
+            req,
             ino,
             reply,
             move |view, _| {
@@ -240,7 +245,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         _flags: OpenFlags,
@@ -251,12 +256,12 @@ impl Filesystem for Adapter {
         if let Some(passthrough) = &self.passthrough {
             passthrough.close(node(ino));
         }
-        self.answer(ino, reply, |_, _| Ok(()), |reply: ReplyEmpty, ()| reply.ok());
+        self.answer(req, ino, reply, |_, _| Ok(()), |reply: ReplyEmpty, ()| reply.ok());
     }
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: i64,
@@ -270,6 +275,7 @@ impl Filesystem for Adapter {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         self.answer(
+            req,
             ino,
             reply,
             move |view, _| view.seek(node(ino), offset, whence),
@@ -280,9 +286,10 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (handles, no_opendir) = (Arc::clone(&self.handles), self.no_opendir);
         self.answer(
+            req,
             ino,
             reply,
             move |view, _| handles.open(view, node(ino)),
@@ -296,9 +303,10 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, ino: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
         let dir = self.handles.get(handle, node(ino));
         self.answer(
+            req,
             ino,
             reply,
             move |view, reply: &mut ReplyDirectory| {
@@ -313,7 +321,7 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -322,6 +330,7 @@ impl Filesystem for Adapter {
         let dir = self.handles.get(handle, node(ino));
         let mut readahead = Some(Arc::clone(&self.readahead));
         self.answer(
+            req,
             ino,
             reply,
             move |view, reply: &mut ReplyDirectoryPlus| {
@@ -358,19 +367,20 @@ impl Filesystem for Adapter {
         reply.statfs(space.blocks, 0, 0, space.files, 0, space.block_size, space.name_max, space.block_size);
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.as_bytes().to_vec();
-        self.answer(ino, reply, move |view, _| view.xattr(node(ino), &name), give_xattr(size));
+        self.answer(req, ino, reply, move |view, _| view.xattr(node(ino), &name), give_xattr(size));
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.answer(ino, reply, move |view, _| view.xattr_names(node(ino)), give_xattr(size));
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.answer(req, ino, reply, move |view, _| view.xattr_names(node(ino)), give_xattr(size));
     }
 
-    fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let access =
             Access { write: mask.contains(AccessFlags::W_OK), execute: mask.contains(AccessFlags::X_OK) };
         self.answer(
+            req,
             ino,
             reply,
             move |view, _| view.access(node(ino), access),

@@ -17,7 +17,7 @@ pub(super) fn errno(error: &ViewError) -> Errno {
         ViewError::Read(ReadError::Io(_) | ReadError::Short { .. }) => Errno::IO,
         // As NFS answers for a file that was replaced on the server: the open file is no longer there.
         ViewError::Read(ReadError::Changed) => Errno::STALE,
-        ViewError::NoSuchNode(_) => Errno::STALE,
+        ViewError::NoSuchNode(_) | ViewError::Moved(_) => Errno::STALE,
         ViewError::NotADirectory(_) => Errno::NOTDIR,
         ViewError::NotAFile(_) | ViewError::NotASymlink(_) => Errno::INVAL,
         ViewError::PastTheEnd => Errno::NXIO,

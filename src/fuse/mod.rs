@@ -10,24 +10,28 @@
 //! | `node` | how a session numbers its inodes |
 //! | `errno` | which error number an error becomes |
 //! | `waiting` | where requests wait whose answers have not come yet |
+//! | `caller` | whether the thread that waits for a reply is to end |
 //! | `readahead` | what a walk is about to read, put into the page cache before it asks |
 //! | `polling` | a look for the next request before a thread goes to sleep |
 //! | `adapter` | FUSE requests to answers and back |
+//! | `notifier` | what the kernel is told unasked |
 //! | `session` | one live mount: from INIT to the last unmount |
 //! | `attach` | mounting and unmounting, directly or through `fusermount3` |
 //! | `mount_status` | what is mounted at a path |
 //! | `error` | why a session cannot begin or end, and what to do |
 //!
-//! Uses `index` and nothing else of the crate. Only `adapter` and `session` may import `fuser`.
+//! Uses `index` and nothing else of the crate. Only `adapter`, `notifier` and `session` may import `fuser`.
 
 mod adapter;
 mod attach;
+mod caller;
 mod catalog;
 mod errno;
 mod error;
 mod mount_status;
 mod names;
 mod node;
+mod notifier;
 mod operations;
 mod polling;
 mod readahead;
@@ -45,7 +49,8 @@ pub use error::SessionError;
 pub use mount_status::{MountStatus, mount_status};
 pub use names::{Directory, Item, Outline, SourceName};
 pub use node::Node;
-pub use session::{End, Notifier, Session, SessionConfig, Stopper, mount};
+pub use notifier::Notifier;
+pub use session::{End, Session, SessionConfig, Stopper, mount};
 pub use symlink::SymlinkError;
 pub use view::{
     Access, Attributes, BadMount, Description, LayerLabel, Layers, ListedEntry, OpenDir, Outdated, Space,

@@ -16,9 +16,10 @@ use super::adapter::Adapter;
 use super::attach;
 use super::error::SessionError;
 use super::mount_status::{self, FILESYSTEM_TYPE, MountStatus};
+use super::notifier::Notifier;
 use super::polling::Polling;
 use super::readahead::Readahead;
-use super::view::{Outdated, View, ViewMount};
+use super::view::View;
 use super::waiting::WaitingRoom;
 
 /// How long a detached session waits for the files that are open in it, before it leaves them behind.
@@ -116,61 +117,19 @@ pub struct Session {
     over: bool,
 }
 
-/// Replaces what a session shows, from any thread, and tells the kernel.
-#[derive(Clone)]
-pub struct Notifier {
-    view: Arc<View>,
-    kernel: fuser::Notifier,
-}
-
-impl Notifier {
-    /// Shows other mounts from now on, as [`View::replace`] has it. When this returns, no name leads to the old ones any
-    /// more.
-    ///
-    /// Not to be called by whoever answers the session's requests: the kernel may wait for an answer before it takes note.
-    ///
-    /// # Errors
-    /// [`SessionError::Replace`]. If it was the kernel that failed, it may still have old names.
-    pub fn replace(&self, mounts: Vec<ViewMount>) -> Result<(), SessionError> {
-        let outdated = self.view.replace(mounts).map_err(|e| SessionError::Replace(io::Error::other(e)))?;
-        self.tell(&outdated)?;
-        // The listing, too, also if there was no name in it.
-        self.kernel.inval_inode(INodeNo(outdated.dir.0), 0, 0).map_err(SessionError::Replace)
-    }
-
-    /// Sees to it that what was replaced, and is still in use, goes when that ends. To be called now and then: in an hour
-    /// as often as it may cost the kernel a microsecond for each name of what was replaced.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn withdraw(&self) -> Result<(), SessionError> {
-        let mut told = Ok(());
-        self.view.withdraw(&mut |outdated| {
-            if told.is_ok() {
-                told = self.tell(&outdated);
-            }
-        });
-        told
-    }
-
-    fn tell(&self, outdated: &Outdated) -> Result<(), SessionError> {
-        let dir = INodeNo(outdated.dir.0);
-        let mut names = outdated.names.iter();
-        names.try_for_each(|name| self.kernel.inval_entry(dir, name)).map_err(SessionError::Replace)
-    }
-}
-
 /// Mounts `view`. The mount answers when this returns.
 pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError> {
     let mountpoint = attach::check_mountpoint(&config.mountpoint)?;
-    let waiting = match view.is_final() {
-        true => None,
-        false => Some(WaitingRoom::open(config.timeout).map_err(SessionError::Start)?),
-    };
     let threads = config.threads.unwrap_or_else(default_threads).max(1);
     let readahead = Arc::new(Readahead::default());
     let view = Arc::new(view);
     let device = attach::attach(&mountpoint, config)?;
+    // Not before: its thread ends with the adapter.
+    let waiting = match view.is_final() {
+        true => Ok(None),
+        false => WaitingRoom::open(config.timeout).map(Some),
+    };
+    let waiting = waiting.map_err(|error| abandon(&mountpoint, error))?;
     // With a single CPU nobody can ask while the server polls.
     let polled = if cpus() > 1 { device.try_clone().ok() } else { None };
     let adapter =
@@ -183,13 +142,9 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
     settings.clone_fd = true;
     // Who may enter is the kernel's business: it knows user, group and namespaces.
     let acl = fuser::SessionACL::All;
-    let server = fuser::Session::from_fd(adapter, device, acl, settings).map_err(|error| {
-        if let Err(error) = attach::detach(&mountpoint) {
-            tracing::warn!("{error}");
-        }
-        SessionError::Start(error)
-    })?;
-    let notifier = Notifier { view, kernel: server.notifier() };
+    let server = fuser::Session::from_fd(adapter, device, acl, settings)
+        .map_err(|error| abandon(&mountpoint, error))?;
+    let notifier = Notifier::new(view, server.notifier());
     let mut session = Session { mountpoint, device: None, events, sender, waiting, notifier, over: false };
 
     // What is stored may have to wait for a request that another thread answers.
@@ -209,6 +164,14 @@ pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError
         .map_err(SessionError::Start)?;
     session.raise_read_ahead();
     Ok(session)
+}
+
+/// Takes away a mount that does not come to answer.
+fn abandon(mountpoint: &Path, error: io::Error) -> SessionError {
+    if let Err(error) = attach::detach(mountpoint) {
+        tracing::warn!("{error}");
+    }
+    SessionError::Start(error)
 }
 
 impl Session {

@@ -8,11 +8,16 @@
 //! What makes it safe, whatever an image contains: an answer is either `..` (no more of them than the link is
 //! deep) followed by names alone, or the stored target, unchanged, after its `..` have been walked in the tree.
 //! In the first form no step climbs; in the second the kernel takes the very steps that were walked. A walk
-//! counts as such proof only where every symlink on its way is itself answered unchanged, now and later.
+//! counts as such proof only where every symlink on its way is itself answered unchanged, now and later. That is
+//! for a session whose trees are final from its start; [`changing`] is for the others.
 //!
 //! Must not import anything but `index`.
 
 use crate::index::{FileType, Ino, Stat, Tree, TreeError};
+
+mod changing;
+
+pub(super) use changing::contain_changing;
 
 /// The longest target that Linux can follow: `PATH_MAX` without its NUL.
 const MAX_TARGET: usize = 4095;
@@ -148,7 +153,17 @@ impl Surroundings<'_> {
     }
 }
 
-/// The target to answer for the symlink `link`, whose stored target is `stored`.
+/// Whether a target climbs anywhere, or begins at the root.
+fn may_lead_up(target: &Target<'_>) -> bool {
+    target.absolute || target.ups > 0 || target.climbs_later
+}
+
+/// Whether a stored target may be answered with another one for each depth at which its link stands.
+pub(super) fn depends_on_depth(stored: &[u8], destinations: &[Destination]) -> bool {
+    may_lead_up(&Target::parse(stored)) || destinations.len() > 1
+}
+
+/// The target to answer for the symlink `link`, whose stored target is `stored`, where no tree changes any more.
 pub(super) fn contain(
     mounts: &Surroundings<'_>,
     link: &Stat,
@@ -156,8 +171,7 @@ pub(super) fn contain(
 ) -> Result<Vec<u8>, SymlinkError> {
     let tree = mounts.tree;
     let target = Target::parse(&stored);
-    let climbs = target.absolute || target.ups > 0 || target.climbs_later;
-    if !climbs && !mounts.may_be_entered(target.rest) {
+    if !may_lead_up(&target) && !mounts.may_be_entered(target.rest) {
         return Ok(stored);
     }
     let directory = tree.parent(link.ino)?;
@@ -201,7 +215,7 @@ fn relative(ups: usize, down: &[&[u8]]) -> Vec<u8> {
 }
 
 /// How many directories stand between `directory` and its mount's root; 0 for the root itself.
-fn depth(tree: &dyn Tree, mut directory: Ino) -> Result<usize, TreeError> {
+pub(super) fn depth(tree: &dyn Tree, mut directory: Ino) -> Result<usize, TreeError> {
     for depth in 0..MAX_DEPTH {
         if directory == Ino::ROOT {
             return Ok(depth);

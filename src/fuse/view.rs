@@ -9,18 +9,14 @@
 //! [`TreeError::NotYet`], and asking again later is all it takes.
 
 use std::ffi::OsString;
-use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::names::MAX_NAME;
 use super::node::{Node, Numbering, Place};
-use super::symlink::{self, Surroundings, SymlinkError};
-use crate::index::{
-    Certainty, FileType, Filesystem, FillState, Ino, ReadError, Stat, Timestamp, TreeError, Whence,
-};
+use super::symlink::SymlinkError;
+use crate::index::{FileType, Filesystem, FillState, Ino, ReadError, Timestamp, TreeError, Whence};
 
 use description::{Edition, Editions};
 use table::{Mounted, Table, Tables};
@@ -29,8 +25,10 @@ mod attributes;
 mod description;
 mod layers;
 mod listing;
+mod lookup;
 mod own_files;
 mod replace;
+mod shown;
 mod table;
 
 pub use attributes::{Attributes, Space};
@@ -137,6 +135,9 @@ pub enum ViewError {
     /// A directory was asked for.
     #[error("{0:?} is not a directory")]
     NotADirectory(Node),
+    /// It was shown at a deeper place before, and the kernel may still have it there.
+    #[error("{0:?} has come nearer to the root than it was")]
+    Moved(Node),
     /// No name is longer than 255 bytes.
     #[error("name too long")]
     NameTooLong,
@@ -198,6 +199,8 @@ pub struct View {
     lists_labels: bool,
     numbering: Numbering,
     answers_xattrs: bool,
+    /// Whether what it shows was not final from the start.
+    changes: bool,
     options: ViewOptions,
 }
 
@@ -231,119 +234,11 @@ impl View {
         let tables = Tables::new(mounts, options.flat)?;
         let editions = Editions::new(std::mem::take(&mut options.description), options.mtime);
         let (labels, lists_labels) = (Vec::new(), false);
-        Ok(View { tables, editions, labels, lists_labels, numbering, answers_xattrs, options })
-    }
-
-    /// The attributes of a node.
-    pub fn attributes(&self, node: Node) -> Result<Attributes, ViewError> {
-        match self.spot(node)? {
-            Spot::Top => Ok(self.top(&self.tables.current())),
-            Spot::Description(number, edition) => Ok(self.description(number, &edition)),
-            Spot::Layers => self.layers_directory().ok_or(ViewError::NoSuchNode(node)),
-            Spot::Mount(mounted, ino) => self.attributes_in(&mounted, ino),
-        }
-    }
-
-    fn attributes_in(&self, mounted: &Mounted, ino: Ino) -> Result<Attributes, ViewError> {
-        let filesystem = mounted.filesystem();
-        // Asked first: what was read while it was being filled is not final because it is full now.
-        let certainty = match filesystem.state() {
-            FillState::Ready => Certainty::Final,
-            FillState::Filling | FillState::Broken => Certainty::Growing,
-            FillState::Dormant => Certainty::Provisional,
-        };
-        self.of_stat(mounted, &filesystem.tree().stat(ino)?, certainty)
-    }
-
-    /// The attributes of a node as far as they are known without waiting for them.
-    fn provisional_stat(&self, node: Node) -> Result<Attributes, ViewError> {
-        match self.spot(node)? {
-            Spot::Mount(mounted, ino) => self.glimpse_in(&mounted, ino),
-            Spot::Top | Spot::Description(..) | Spot::Layers => self.attributes(node),
-        }
-    }
-
-    fn glimpse_in(&self, mounted: &Mounted, ino: Ino) -> Result<Attributes, ViewError> {
-        let provisional_stat = mounted.filesystem().provisional_stat(ino)?;
-        match provisional_stat.stat.file_type {
-            // The kernel does not let a device change its number.
-            FileType::CharDevice | FileType::BlockDevice
-                if provisional_stat.certainty == Certainty::Provisional =>
-            {
-                Ok(Attributes { certainty: Certainty::Provisional, ..self.attributes_in(mounted, ino)? })
-            }
-            // Its length takes its target, which only who follows it wants.
-            FileType::Symlink if provisional_stat.certainty == Certainty::Provisional => {
-                let node = self.numbering.node(mounted.slot(), ino);
-                Ok(self.plain(node, &provisional_stat.stat, Certainty::Provisional))
-            }
-            _ => match self.of_stat(mounted, &provisional_stat.stat, provisional_stat.certainty) {
-                Err(error) if error.is_not_yet() => {
-                    let node = self.numbering.node(mounted.slot(), ino);
-                    let plain = self.plain(node, &provisional_stat.stat, Certainty::Provisional);
-                    Ok(Attributes { size: provisional_stat.stat.size, ..plain })
-                }
-                known => known,
-            },
-        }
-    }
-
-    /// The node that `name` names in the directory `dir`; `None` if it names none.
-    ///
-    /// What is not known of its attributes yet is not waited for. The caller has the node until it is
-    /// [forgotten](View::forget).
-    pub fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Attributes>, ViewError> {
-        if name.len() > MAX_NAME {
-            return Err(ViewError::NameTooLong);
-        }
-        match self.spot(dir)? {
-            Spot::Description(..) => Err(ViewError::NotADirectory(dir)),
-            Spot::Top if name == DESCRIPTION_NAME => {
-                let (number, edition) = self.editions.hold_latest();
-                Ok(Some(self.description(number, &edition)))
-            }
-            Spot::Top if name == layers::DIRECTORY_NAME => Ok(self.layers_directory()),
-            Spot::Top => self.lookup_mount(name, |table| 0..table.containers),
-            Spot::Layers => self.lookup_mount(name, |table| table.containers..table.mounts.len()),
-            Spot::Mount(mounted, ino) => {
-                mounted.touch();
-                let Some(found) = mounted.filesystem().tree().lookup(ino, name)? else { return Ok(None) };
-                let attributes = self.glimpse_in(&mounted, found)?;
-                match self.tables.hold(mounted.slot()) {
-                    true => Ok(Some(attributes)),
-                    // Only what stands at the mountpoint is not kept by the kernel, and can have been replaced meanwhile.
-                    false => self.lookup(dir, name),
-                }
-            }
-        }
-    }
-
-    fn lookup_mount(
-        &self,
-        name: &[u8],
-        among: impl Fn(&Table) -> Range<usize>,
-    ) -> Result<Option<Attributes>, ViewError> {
-        let table = self.tables.hold_current();
-        let mut indices = among(&table);
-        let named = |&index: &usize| table.mounts.get(index).is_some_and(|m| m.name.as_bytes() == name);
-        let mounted = indices.find(named).and_then(|index| Mounted::new(Arc::clone(&table), index));
-        let found = mounted.map(|mounted| self.attributes_in(&mounted, Ino::ROOT)).transpose();
-        if !matches!(found, Ok(Some(_))) {
-            self.tables.unhold(&table);
-        }
-        found
-    }
-
-    /// The target of a symlink: at most 4,095 bytes.
-    pub fn read_link(&self, node: Node) -> Result<Vec<u8>, ViewError> {
-        let Spot::Mount(mounted, ino) = self.spot(node)? else { return Err(ViewError::NotASymlink(node)) };
-        let tree = mounted.filesystem().tree();
-        // Asked for first: with it the rest is known.
-        let stored = tree.read_link(ino)?;
-        match self.options.symlinks {
-            SymlinkMode::Raw => Ok(stored),
-            SymlinkMode::Contain => contained_target(&mounted, &tree.stat(ino)?, stored),
-        }
+        let changes = false;
+        let mut view =
+            View { tables, editions, labels, lists_labels, numbering, answers_xattrs, changes, options };
+        view.changes = !view.is_final();
+        Ok(view)
     }
 
     /// Fills `buf` from byte `offset` of a regular file. Fewer bytes mean the end of the file.
@@ -447,15 +342,30 @@ impl View {
 
     /// A number that changes whenever an answer about this node may have become another one.
     pub fn generation(&self, node: Node) -> u64 {
-        let of = |(mounted, _): (Mounted, _)| {
-            mounted.filesystems().fold(0, |sum: u64, filesystem| sum.wrapping_add(filesystem.generation()))
-        };
-        self.mount_of(node).map_or(0, of)
+        let sum = |sum: u64, filesystem: &Filesystem| sum.wrapping_add(filesystem.generation());
+        match self.spot(node) {
+            Ok(Spot::Mount(mounted, _)) => {
+                // What stands at the mountpoint of a flat session may be another mount's by now.
+                mounted.filesystems().fold(spread(mounted.slot()), sum)
+            }
+            Ok(Spot::Top | Spot::Layers) => {
+                let table = self.tables.current();
+                table.mounts.iter().map(|mount| &*mount.filesystem).fold(spread(table.slot(0)), sum)
+            }
+            Ok(Spot::Description(..)) | Err(_) => 0,
+        }
     }
 
     /// When something came last of what answers about this node; `None` where nothing is to come.
     pub fn last_progress(&self, node: Node) -> Option<Instant> {
-        self.mount_of(node)?.0.filesystems().find_map(Filesystem::last_progress)
+        match self.spot(node).ok()? {
+            Spot::Mount(mounted, _) => mounted.filesystems().filter_map(Filesystem::last_progress).max(),
+            Spot::Top | Spot::Layers => {
+                let table = self.tables.current();
+                table.mounts.iter().filter_map(|mount| mount.filesystem.last_progress()).max()
+            }
+            Spot::Description(..) => None,
+        }
     }
 
     /// Names a node in a message for people.
@@ -480,7 +390,10 @@ impl View {
             Some(Place::Mount(_, Ino::ROOT)) if self.options.flat => {
                 Mounted::new(self.tables.current(), 0).map(|mounted| Spot::Mount(mounted, Ino::ROOT))
             }
-            Some(Place::Mount(slot, ino)) => self.tables.get(slot).map(|mounted| Spot::Mount(mounted, ino)),
+            Some(Place::Mount(slot, ino)) => self.tables.get(slot).map(|mounted| {
+                let real = mounted.shown().real(ino);
+                Spot::Mount(mounted, real)
+            }),
             None => None,
         };
         spot.ok_or(ViewError::NoSuchNode(node))
@@ -504,15 +417,14 @@ impl View {
     }
 }
 
-fn contained_target(mounted: &Mounted, link: &Stat, stored: Vec<u8>) -> Result<Vec<u8>, ViewError> {
-    let surroundings = Surroundings {
-        tree: mounted.filesystem().tree(),
-        own: mounted.index,
-        root: mounted.root().tree(),
-        destinations: mounted.destinations(),
-    };
-    Ok(symlink::contain(&surroundings, link, stored)?)
+/// So far from those of other slots that no generation of theirs is met.
+fn spread(slot: usize) -> u64 {
+    (slot as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 #[cfg(test)]
+mod stale_names_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod waking_tests;

@@ -1,9 +1,9 @@
 //! Where requests wait whose answers have not come yet.
 //!
 //! A request that has to wait is parked here with all that is needed to answer it, so that the thread that took
-//! it from the kernel is free for the next. One thread asks again for all of them. A waiting process cannot be
-//! interrupted, so nobody waits for ever: each request has a deadline, and all are refused when the session
-//! ends. Must not import `fuser`, nor anything else of the crate.
+//! it from the kernel is free for the next. One thread asks again for all of them. Nobody waits for ever: each request
+//! has a deadline, all are refused when the session ends, and one is when its [caller](super::caller) is to end. Must not
+//! import `fuser`.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::caller::Caller;
+
 /// Requests that may wait at one time. Each is a few hundred bytes here, and a process that sleeps there.
 const MAX_WAITING: usize = 1 << 16;
 
@@ -19,6 +21,11 @@ const MAX_WAITING: usize = 1 << 16;
 /// one takes a microsecond or two, so that a round for any number of them costs a few per cent of one CPU.
 const PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_EACH: Duration = Duration::from_micros(40);
+const MAX_PAUSE: Duration = Duration::from_millis(250);
+
+/// How often it is looked whether callers are to end, and how many times longer the pause is than the look takes.
+const LOOK: Duration = Duration::from_millis(250);
+const LOOK_SHARE: u32 = 10;
 
 /// A request that waits.
 pub(super) trait Waiting: Send {
@@ -30,6 +37,9 @@ pub(super) trait Waiting: Send {
 
     /// Asks again, and replies if there is an answer. Otherwise returns the request.
     fn ask(self: Box<Self>) -> Option<Box<dyn Waiting>>;
+
+    /// Who waits for the reply.
+    fn caller(&self) -> Caller;
 
     /// Replies with an error.
     fn refuse(self: Box<Self>, errno: Errno);
@@ -96,8 +106,14 @@ impl WaitingRoom {
 
     fn serve(&self) {
         let mut guests = Vec::new();
+        let mut next_look = Instant::now();
         while self.receive(&mut guests) {
             guests = self.ask_all(guests);
+            let now = Instant::now();
+            if next_look <= now {
+                guests = dismiss_ending(guests);
+                next_look = now + LOOK.max(now.elapsed() * LOOK_SHARE);
+            }
         }
         for Guest { request, .. } in guests {
             request.refuse(Errno::NOTCONN);
@@ -109,6 +125,7 @@ impl WaitingRoom {
         let mut desk = self.desk();
         desk.seated = guests.len();
         let pause = PAUSE + PAUSE_EACH.saturating_mul(u32::try_from(guests.len()).unwrap_or(u32::MAX));
+        let pause = pause.min(MAX_PAUSE);
         desk = if guests.is_empty() {
             let idle = |desk: &mut Desk| desk.arrived.is_empty() && !desk.closed;
             self.bell.wait_while(desk, idle).unwrap_or_else(PoisonError::into_inner)
@@ -154,6 +171,20 @@ impl WaitingRoom {
     }
 }
 
+/// Refuses those whose callers are to end. Returns who goes on waiting.
+fn dismiss_ending(guests: Vec<Guest>) -> Vec<Guest> {
+    let mut staying = Vec::with_capacity(guests.len());
+    for guest in guests {
+        if guest.request.caller().is_to_end() {
+            tracing::debug!("{}: interrupted", guest.request.describe());
+            guest.request.refuse(Errno::INTR);
+        } else {
+            staying.push(guest);
+        }
+    }
+    staying
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -189,6 +220,10 @@ mod tests {
             }
             self.2.send(Ok(self.0)).unwrap();
             None
+        }
+
+        fn caller(&self) -> Caller {
+            Caller::new(0)
         }
 
         fn refuse(self: Box<Self>, errno: Errno) {

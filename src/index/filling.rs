@@ -69,10 +69,11 @@ impl Filling {
     }
 
     pub fn insert(&self, entry: Entry) -> Result<(), GrowError> {
-        let path = (!self.provisional().is_empty()).then(|| entry.path.clone());
         let new_inode = !matches!(entry.kind, EntryKind::HardLink(_));
         {
             let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+            // Looked at with the tree locked: nobody gives a path another number from here on.
+            let path = (!self.provisional().is_empty()).then(|| entry.path.clone());
             let ino = tree.insert(entry)?;
             // Settled before anyone can see the tree's number.
             if let (Some(path), Some(ino)) = (path, ino) {
@@ -257,7 +258,9 @@ impl Filling {
         let (tree, provisional) = (self.tree(), self.provisional());
         Ok(match provisional.resolve(ino)? {
             Resolved::Tree(known) => {
-                ProvisionalStat { stat: Stat { ino, ..tree.stat(known)? }, certainty: Certainty::Growing }
+                let awaited = ino == Ino::ROOT && self.awaits_root.load(Ordering::Acquire);
+                let certainty = if awaited { Certainty::Provisional } else { Certainty::Growing };
+                ProvisionalStat { stat: Stat { ino, ..tree.stat(known)? }, certainty }
             }
             Resolved::Provisional(node) => {
                 let stat = node.stat(ino).unwrap_or_else(|| node.brief_stat(ino));
@@ -372,6 +375,17 @@ impl Filling {
         match provisional.resolve(ino)? {
             Resolved::Tree(known) => tree.segment(known, offset),
             Resolved::Provisional(_) => Err(self.not_yet()),
+        }
+    }
+
+    /// The length of a regular file of which the stream has not brought the header, and so nobody knows the holes.
+    pub fn size_without_holes(&self, ino: Ino) -> Result<Option<u64>, TreeError> {
+        match self.provisional().resolve(ino)? {
+            Resolved::Tree(_) => Ok(None),
+            Resolved::Provisional(node) => match node.brief_stat(ino) {
+                Stat { file_type: FileType::Regular, size, .. } => Ok(Some(size)),
+                _ => Err(TreeError::NotAFile(ino)),
+            },
         }
     }
 

@@ -6,7 +6,9 @@ mod access;
 mod containment;
 mod life;
 mod passthrough;
+mod stale;
 mod tree;
+mod waiting;
 
 #[test]
 #[ignore = "the server of other tests, in a process of its own"]

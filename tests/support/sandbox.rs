@@ -188,7 +188,7 @@ impl Drop for Sandbox {
 pub fn wait_until(condition: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {
-        if start.elapsed() > Duration::from_secs(20) {
+        if start.elapsed() > Duration::from_secs(120) {
             return false;
         }
         thread::sleep(Duration::from_millis(20));

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::control::{Answer, Caller, Listener, Request};
 use super::layout::{Shown, view_mounts};
@@ -19,10 +19,6 @@ use crate::source::{Context, MountState, Source};
 /// How often a record is brought up to date while the source is being read.
 pub const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much longer than the work itself the pause is after what was shown before was taken out of the kernel's sight: whoever
-/// works in it has it taken out again and again.
-const LEISURE: u32 = 50;
-
 /// The server's other half.
 pub struct Supervisor<'a> {
     shown: &'a Shown,
@@ -36,8 +32,6 @@ pub struct Supervisor<'a> {
     told: Vec<String>,
     /// Sources that were shown before, and of which somebody still has a file open.
     retired: Vec<Source>,
-    /// Until when it has done enough about them.
-    rest: Instant,
 }
 
 impl<'a> Supervisor<'a> {
@@ -62,7 +56,6 @@ impl<'a> Supervisor<'a> {
             listener,
             told: Vec::new(),
             retired: Vec::new(),
-            rest: Instant::now(),
         })
     }
 
@@ -98,12 +91,8 @@ impl<'a> Supervisor<'a> {
     /// Lets go of what was shown before, as far as nobody uses it any more.
     fn retire(&mut self) {
         self.retired.retain(Source::is_in_use);
-        if !self.retired.is_empty() && self.rest < Instant::now() {
-            let begun = Instant::now();
-            if let Err(error) = self.notifier.withdraw() {
-                tracing::debug!("{error}");
-            }
-            self.rest = Instant::now() + begun.elapsed() * LEISURE;
+        if !self.retired.is_empty() {
+            self.notifier.withdraw();
         }
     }
 

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use fuser::{
     INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyXattr,
+    ReplyOpen, ReplyXattr, Request,
 };
 use rustix::io::Errno;
 
 use super::Adapter;
+use crate::fuse::caller::Caller;
 use crate::fuse::errno;
 use crate::fuse::node::Node;
 use crate::fuse::operations::Operations;
@@ -54,10 +55,10 @@ fn report(view: &dyn Operations, node: Node, error: &ViewError) -> Errno {
 impl Adapter {
     /// Asks a question about `ino`, and replies now, or later if the answer has not come yet.
     ///
-    /// A FUSE_INTERRUPT does not end the waiting: `fuser` answers it with ENOSYS itself, and the kernel then sends no
-    /// more of them. What ends it is the room's timeout.
+    /// `caller` is who made the request: the waiting ends when it is to end.
     pub(super) fn answer<R: Refusable, T>(
         &self,
+        caller: &Request,
         ino: INodeNo,
         mut reply: R,
         mut ask: impl FnMut(&dyn Operations, &mut R) -> Result<T, ViewError> + Send + 'static,
@@ -69,8 +70,8 @@ impl Adapter {
         match (ask(&*self.view, &mut reply), &self.waiting) {
             (Ok(answer), _) => give(reply, answer),
             (Err(error), Some(room)) if error.is_not_yet() => {
-                let view = Arc::clone(&self.view);
-                return room.park(Box::new(Pending { view, node, reply, ask, give }), generation);
+                let (view, caller) = (Arc::clone(&self.view), Caller::new(caller.pid()));
+                return room.park(Box::new(Pending { view, node, caller, reply, ask, give }), generation);
             }
             (Err(error), _) => reply.refuse(report(&*self.view, node, &error)),
         }
@@ -84,6 +85,7 @@ impl Adapter {
 struct Pending<R, Ask, Give> {
     view: Arc<dyn Operations>,
     node: Node,
+    caller: Caller,
     reply: R,
     ask: Ask,
     give: Give,
@@ -110,6 +112,10 @@ where
             Err(error) => self.reply.refuse(report(&*self.view, self.node, &error)),
         }
         None
+    }
+
+    fn caller(&self) -> Caller {
+        self.caller
     }
 
     fn refuse(self: Box<Self>, errno: Errno) {

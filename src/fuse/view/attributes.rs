@@ -1,7 +1,7 @@
 //! What stat and statfs return.
 
 use super::table::{Mounted, Table};
-use super::{Edition, SymlinkMode, View, ViewError, contained_target};
+use super::{Edition, SymlinkMode, View, ViewError};
 use crate::fuse::names::MAX_NAME;
 use crate::fuse::node::Node;
 use crate::fuse::symlink::SymlinkError;
@@ -118,6 +118,7 @@ impl View {
         }
     }
 
+    /// As [`View::plain`], with the size. A symlink's `stat.ino` is the number under which it is shown.
     pub(super) fn of_stat(
         &self,
         mounted: &Mounted,
@@ -130,7 +131,7 @@ impl View {
             FileType::Symlink => {
                 let size = match self.options.symlinks {
                     SymlinkMode::Raw => stat.size,
-                    SymlinkMode::Contain => match shown_target(mounted, stat) {
+                    SymlinkMode::Contain => match self.shown_target(mounted, stat.ino, None) {
                         Ok(target) => target.len() as u64,
                         // Only readlink fails: a directory with such an entry can still be listed.
                         Err(ViewError::Symlink(
@@ -166,11 +167,6 @@ impl View {
             certainty,
         }
     }
-}
-
-fn shown_target(mounted: &Mounted, link: &Stat) -> Result<Vec<u8>, ViewError> {
-    let stored = mounted.filesystem().tree().read_link(link.ino)?;
-    contained_target(mounted, link, stored)
 }
 
 /// What the bytes of a regular file occupy, in units of 512, holes not counted.

@@ -57,6 +57,7 @@ impl View {
         }
         (self.labels, self.lists_labels) = (labels, listed);
         self.tables.add_layers(shown);
+        self.changes |= !self.is_final();
         Ok(self)
     }
 

@@ -160,7 +160,7 @@ impl View {
                 Err(_) => false,
             };
             for entry in batch.iter() {
-                match self.give(entry, emit) {
+                match self.give(node, entry, emit) {
                     Ok(true) => {
                         emitted = true;
                         offset = entry.next;
@@ -179,13 +179,18 @@ impl View {
     /// Hands out one entry with its attributes; tells whether it was taken.
     fn give(
         &self,
+        dir: Node,
         entry: ListedEntry<'_>,
         emit: &mut dyn FnMut(ListedEntry<'_>, &Attributes) -> bool,
     ) -> Result<bool, ViewError> {
-        let attributes = self.provisional_stat(entry.node)?;
         if matches!(entry.name, b"." | b"..") {
-            return Ok(emit(entry, &attributes));
+            return Ok(emit(entry, &self.provisional_stat(entry.node)?));
         }
+        let attributes = match (self.mount_of(dir), self.mount_of(entry.node)) {
+            (Some((_, dir)), Some((mounted, ino))) => self.show(&mounted, dir, ino)?,
+            _ => self.provisional_stat(entry.node)?,
+        };
+        let entry = ListedEntry { node: attributes.node, ..entry };
         // What is at the top may have been replaced since it was listed.
         if !self.hold(entry.node) {
             return Err(ViewError::NoSuchNode(entry.node));

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::shown::Shown;
 use super::{BadMount, DESCRIPTION_NAME, ViewMount};
 use crate::fuse::names::MAX_NAME;
 use crate::fuse::node::MAX_SLOTS;
@@ -22,6 +23,8 @@ pub(super) struct Table {
     /// How many of them are container mounts.
     pub containers: usize,
     pub destinations: Vec<Destination>,
+    /// What the kernel was shown of each of the mounts.
+    shown: Vec<Shown>,
     /// How often the kernel was given a number of it, and has not let go of it.
     held: AtomicU64,
     /// Whether the kernel was told that none of its names leads anywhere, and has not asked for one since.
@@ -54,6 +57,7 @@ impl Table {
             mounts,
             containers,
             destinations,
+            shown: (0..containers).map(|_| Shown::default()).collect(),
             held: AtomicU64::new(0),
             withdrawn: AtomicBool::new(false),
         })
@@ -121,6 +125,11 @@ impl Mounted {
         &self.mount().filesystem
     }
 
+    /// What the kernel was shown of it.
+    pub fn shown(&self) -> &Shown {
+        &self.table.shown[self.index]
+    }
+
     /// The root filesystem that it is shown beside.
     pub fn root(&self) -> &Filesystem {
         &self.table.mounts[0].filesystem
@@ -168,6 +177,7 @@ impl Tables {
     pub fn add_layers(&mut self, layers: Vec<ViewMount>) {
         let inner = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = Arc::get_mut(&mut inner.current) {
+            table.shown.extend(layers.iter().map(|_| Shown::default()));
             table.mounts.extend(layers);
         }
     }

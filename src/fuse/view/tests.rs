@@ -474,3 +474,16 @@ fn the_description_is_what_it_says_when_it_is_looked_up() {
     view.forget(three.node, 1);
     assert_eq!(content(&view, three.node), b"three");
 }
+
+#[test]
+fn a_container_mount_may_be_called_layers() {
+    let mount = |name: &str| ViewMount {
+        name: name.into(),
+        destination: None,
+        may_be_file: false,
+        filesystem: Builder::new().file("f", b"").finish(),
+    };
+    let view = View::new(vec![mount("rootfs"), mount("layers")], ViewOptions::default()).unwrap();
+    let layers = view.lookup(Node::ROOT, b"layers").unwrap().expect("it is listed");
+    assert!(view.lookup(layers.node, b"f").unwrap().is_some());
+}
