@@ -75,11 +75,11 @@ fn a_mount_is_there_when_the_command_returns_and_gone_when_umount_does() {
     let place = Place::new();
     place.run(["mount", TAR, "mnt"]).success();
     assert_eq!(place.hello().unwrap(), "hello\n");
+    assert!(wait_until(|| place.mounts()[0]["state"] == "ready"));
 
     let [mount] = place.mounts().try_into().unwrap();
     assert_eq!(mount["mountpoint"], place.0.path("mnt").to_str().unwrap());
     assert_eq!(mount["source"], place.0.path("root.tar").to_str().unwrap());
-    assert_eq!(mount["state"], "ready");
     // To people, a tar goes by its key in the cache.
     let entries: Value =
         serde_json::from_str(&place.run(["cache", "ls", "--json"]).success().stdout).unwrap();
@@ -163,8 +163,8 @@ fn what_a_killed_server_leaves_is_shown_and_taken_over() {
     assert!(wait_until(|| place.mounts().iter().all(|mount| mount["state"] == "stale")));
 
     place.run(["mount", "--mkdir", TAR, "new"]).success();
+    assert!(wait_until(|| place.mounts().iter().all(|mount| mount["state"] == "ready")));
     let [mount] = place.mounts().try_into().unwrap();
-    assert_eq!(mount["state"], "ready");
     kill_process(pid(&mount), Signal::KILL).unwrap();
     assert!(wait_until(|| place.mounts().iter().all(|mount| mount["state"] == "stale")));
 
@@ -218,7 +218,7 @@ fn a_relative_path_is_kept_as_one_that_means_the_same_everywhere() {
             Some(name) => format!("tar:{}", dir.join(name).display()),
             None => dir.join(reported).display().to_string(),
         };
-        place.run(["mount", source, "mnt"]).success();
+        place.run(["mount", "--wait", source, "mnt"]).success();
         assert_eq!(place.mounts()[0]["source"], kept);
         let shown = succeed(place.0.command("findmnt").args(["--noheadings", "--output", "SOURCE", "mnt"]));
         assert_eq!(String::from_utf8(shown).unwrap().trim_end(), kept);
@@ -240,7 +240,7 @@ fn a_tar_that_was_written_to_is_told_as_broken() {
         assert!(place.run(["mounts"]).success().stdout.trim_end().ends_with("  ready"));
         place.run(["umount", "mnt"]).success();
     }
-    place.run(["mount", TAR, "mnt"]).success();
+    place.run(["mount", "--wait", TAR, "mnt"]).success();
     fs::OpenOptions::new().append(true).open(place.0.path("root.tar")).unwrap().set_len(1 << 20).unwrap();
     assert_eq!(place.hello().unwrap_err().raw_os_error(), Some(116), "ESTALE");
     let why = format!("{} was changed while it was mounted", place.0.path("root.tar").display());

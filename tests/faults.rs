@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::{Daemon, Manifest, Sandbox, archives, succeed, wait_until};
+use crate::support::{Daemon, Manifest, Sandbox, archives, as_nobody, succeed, wait_until};
 
 const SMALL: &str = "imagefs-test/small";
 const NOBODY: u32 = 65534;
@@ -107,14 +107,12 @@ fn a_daemon_that_does_not_run() {
 #[test]
 fn a_socket_that_is_not_for_this_user() {
     let place = Place::new();
-    let program = place.0.path("imagefs");
-    fs::copy(env!("CARGO_BIN_EXE_imagefs"), &program).unwrap();
     for name in ["", "cache", "run", "mnt"] {
         chown(place.0.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
     }
     let _daemon = UnixListener::bind(place.0.path("root.sock")).unwrap();
-    let mut command = place.0.command("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
+    let mut command = place.0.command("sh");
+    as_nobody(&mut command, "", env!("CARGO_BIN_EXE_imagefs"));
     command.args(["mount", "--host"]).arg(format!("unix://{}", place.0.path("root.sock").display()));
     place.refused(command.args(["debian", "mnt"]), 4, &["permission denied", "group of the socket", "sudo"]);
 }

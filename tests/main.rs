@@ -4,7 +4,7 @@ mod background;
 mod cache;
 mod cli;
 mod containers;
-mod corpus;
+mod corpora;
 mod docker;
 mod faults;
 mod filling;

@@ -10,7 +10,7 @@ use insta::assert_snapshot;
 
 use crate::support::archives::{extract, fixture};
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::{Daemon, Manifest, Outcome, Sandbox, succeed};
+use crate::support::{Daemon, Manifest, Outcome, Sandbox, as_nobody, succeed};
 
 const SMALL: &str = "imagefs-test/small";
 
@@ -488,8 +488,8 @@ fn whoever_is_not_root_copies_what_they_may() {
         rustix::fs::chown(path, Some(rustix::fs::Uid::from_raw(65534)), None).unwrap();
     }
     fs::set_permissions(sandbox.path("root.tar"), fs::Permissions::from_mode(0o644)).unwrap();
-    let mut command = sandbox.command("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_imagefs")]);
+    let mut command = sandbox.command("sh");
+    as_nobody(&mut command, "", env!("CARGO_BIN_EXE_imagefs"));
     command.args(["cp", "--json", "./root.tar", "/", "out/copy"]);
     let outcome = sandbox.run(&mut command).success();
     let tally: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
@@ -499,10 +499,9 @@ fn whoever_is_not_root_copies_what_they_may() {
     assert!(outcome.stderr.contains("could not keep the owner of"), "{}", outcome.stderr);
 
     // Whatever their umask.
-    let copy = r#"umask 0777; exec "$@""#;
-    let mut command = sandbox.command("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", copy, "sh"]);
-    command.args([env!("CARGO_BIN_EXE_imagefs"), "cp", "--quiet", "./root.tar", "/etc", "out/masked"]);
+    let mut command = sandbox.command("sh");
+    as_nobody(&mut command, "umask 0777;", env!("CARGO_BIN_EXE_imagefs"));
+    command.args(["cp", "--quiet", "./root.tar", "/etc", "out/masked"]);
     sandbox.run(&mut command).success();
     let mode = |name: &str| fs::metadata(out.join("masked").join(name)).unwrap().mode() & 0o7777;
     assert_eq!((mode("conf.d"), mode("conf.d/a.conf"), mode("numbers")), (0o755, 0o644, 0o640));

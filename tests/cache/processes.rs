@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use imagefs::cache::{CacheError, State};
 
 use super::*;
+use crate::support::as_nobody;
 
 /// This binary again, doing one thing to a cache.
 pub(super) struct Child {
@@ -98,10 +99,8 @@ impl Child {
     }
 
     pub(super) fn as_nobody(dir: &Path, action: &str, name: &str) -> Child {
-        // The way to the binary may be barred to that user: it is executed by a descriptor.
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "/proc/self/fd/0"]);
-        command.stdin(File::open(std::env::current_exe().unwrap()).unwrap());
+        let mut command = Command::new("sh");
+        as_nobody(&mut command, "", std::env::current_exe().unwrap());
         Child::run(command, dir, action, name)
     }
 

@@ -95,8 +95,8 @@ fn a_slow_stream_is_waited_for() {
             see_all(&daemon, SMALL, &[Fault::DelayAfter(at, Duration::from_millis(500))], &[], &expected);
         }
         // All of it takes longer than anybody would wait for a stream that does not move.
-        let slow = Fault::ThrottleAfter(OFFSETS[1], 800_000);
-        see_all(&daemon, SMALL, &[slow], &["-o", "timeout=1"], &expected);
+        let slow = Fault::ThrottleAfter(OFFSETS[1], 250_000);
+        see_all(&daemon, SMALL, &[slow], &["-o", "timeout=3"], &expected);
     }
 }
 

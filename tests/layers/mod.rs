@@ -5,6 +5,7 @@ mod build;
 mod cached;
 mod commands;
 mod containerd;
+mod corpora;
 mod damage;
 mod forms;
 mod memory;

@@ -15,6 +15,8 @@ use imagefs::fuse::{
 use imagefs::index::{DataFile, Filesystem, GrowingTree};
 use imagefs::tarfile::{EndMark, FileInput, Scanner};
 
+use crate::support::as_nobody;
+
 /// Runs a program and returns what it wrote to its standard output.
 #[track_caller]
 pub fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Vec<u8> {
@@ -149,9 +151,8 @@ impl Server {
 
     /// Mounts as the user `nobody`, with whatever `environment` adds.
     pub fn start_unprivileged(fixture: &Fixture, allow_other: bool) -> Server {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-        command.arg(std::env::current_exe().unwrap());
+        let mut command = Command::new("sh");
+        as_nobody(&mut command, "", std::env::current_exe().unwrap());
         if allow_other {
             command.env(ALLOW_OTHER, "1");
         }

@@ -31,6 +31,15 @@ pub fn succeed(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
+/// Has `sh` run a program as the user `nobody`, who may have no way to where it lies: it is executed by a descriptor.
+///
+/// `before` is what that user's shell does first.
+pub fn as_nobody<'c>(sh: &'c mut Command, before: &str, program: impl AsRef<Path>) -> &'c mut Command {
+    const SCRIPT: &str = r#"exec 9<"$1"; shift
+        exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -c "$0"' exec /proc/self/fd/9 "$@"' sh "$@""#;
+    sh.args(["-c", SCRIPT, before]).arg(program.as_ref())
+}
+
 /// Whether the kernel can pass the files of a directory through: Linux 6.9, unless they lie on a stacked filesystem.
 pub fn kernel_passes_through(dir: &Path) -> bool {
     const OVERLAYFS: u64 = 0x794c_7630;

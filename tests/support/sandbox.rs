@@ -18,7 +18,7 @@ use super::unescape;
 /// Marks the processes of a sandbox: every descendant inherits it.
 const MARK: &str = "IMAGEFS_TEST_SANDBOX";
 
-/// How long a command may take before the test fails: far more than any does on a busy machine.
+/// How long a command or a condition may take before the test fails: far more than any does on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A directory with a home, a cache and mountpoints of its own.
@@ -184,11 +184,11 @@ impl Drop for Sandbox {
     }
 }
 
-/// Whether `condition` comes true before the deadline.
+/// Whether `condition` comes true before a generous deadline.
 pub fn wait_until(condition: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     while !condition() {
-        if start.elapsed() > Duration::from_secs(120) {
+        if start.elapsed() > DEADLINE {
             return false;
         }
         thread::sleep(Duration::from_millis(20));
