@@ -1,6 +1,5 @@
 //! What the command says, and with which status it ends: everything that needs neither a daemon nor FUSE.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -8,6 +7,7 @@ use std::process::Command;
 
 use insta::assert_snapshot;
 
+use crate::support::manual::pages;
 use crate::support::{Outcome, Sandbox};
 
 /// Runs the command in a sandbox; tells its status and all that it printed.
@@ -57,7 +57,9 @@ fn help_tells_a_newcomer_what_there_is() {
       cat      Print files of a source
       stat     Show the attributes of a file of a source
       tree     Draw a directory of a source as a tree
-      find     Find files of a source by name, type and size
+      find     Find files of a source by name, type, size and other attributes
+      grep     Search the files of a source for lines that fit a pattern
+      du       Show how large directories of a source are, or its layers
       cp       Copy a file or directory out of a source
       inspect  Show what a source is, and its mounts
       diff     Show how the root filesystems of two sources differ
@@ -187,37 +189,6 @@ fn help_tells_a_newcomer_what_there_is() {
       -h, --help
               Print help (see a summary with '-h')
 
-    Global options:
-      -v, --verbose...
-              Log what happens; twice: how; three times: everything
-
-      -q, --quiet
-              Print nothing but results and errors
-
-          --log-file <FILE>
-              Write the log to FILE
-
-              Without it, the log goes to standard error, and that of a mount in the
-              background to a file that `imagefs mounts --json` names. What is
-              logged is also set by RUST_LOG, as in RUST_LOG=imagefs=debug.
-
-          --cache-dir <DIR>
-              Keep the cache in DIR
-
-              Without it, the cache is in $XDG_CACHE_HOME/imagefs or
-              ~/.cache/imagefs.
-
-              [env: IMAGEFS_CACHE_DIR]
-
-          --cache-limit <SIZE>
-              Keep the cache below SIZE, as in 10GiB
-
-              After an image was added, those that were used longest ago are
-              removed, but for what is mounted.
-
-              [env: IMAGEFS_CACHE_LIMIT]
-              [default: 20GiB]
-
     Examples:
       imagefs mount python:3.12 /mnt/py            then look into /mnt/py/rootfs
       imagefs mount --mkdir -o flat debian deb     the root filesystem at ./deb
@@ -254,6 +225,8 @@ fn help_tells_a_newcomer_what_there_is() {
       python:3.12 /mnt/py imagefs ro,nofail,_netdev,allow_other 0 0
 
     Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.
+
+    Options of all commands, as -v, -q and --cache-dir: imagefs --help
     "#);
     assert_snapshot!(run(&["umount", "-h"]), @r#"
     status: 0
@@ -269,22 +242,13 @@ fn help_tells_a_newcomer_what_there_is() {
       -a, --all   Unmount everything that you have mounted
       -l, --lazy  Unmount though files are in use
       -h, --help  Print help (see more with '--help')
-
-    Global options:
-      -v, --verbose...          Log what happens; twice: how; three times:
-                                everything
-      -q, --quiet               Print nothing but results and errors
-          --log-file <FILE>     Write the log to FILE
-          --cache-dir <DIR>     Keep the cache in DIR [env: IMAGEFS_CACHE_DIR]
-          --cache-limit <SIZE>  Keep the cache below SIZE, as in 10GiB [env:
-                                IMAGEFS_CACHE_LIMIT] [default: 20GiB]
     "#);
     assert_snapshot!(run(&["cache", "-h"]), @r#"
     status: 0
     stdout:
     Look after the cache
 
-    Usage: imagefs cache [OPTIONS] <COMMAND>
+    Usage: imagefs cache <COMMAND>
 
     Commands:
       ls      List what is in the cache, the last used first
@@ -297,15 +261,6 @@ fn help_tells_a_newcomer_what_there_is() {
 
     Options:
       -h, --help  Print help (see more with '--help')
-
-    Global options:
-      -v, --verbose...          Log what happens; twice: how; three times:
-                                everything
-      -q, --quiet               Print nothing but results and errors
-          --log-file <FILE>     Write the log to FILE
-          --cache-dir <DIR>     Keep the cache in DIR [env: IMAGEFS_CACHE_DIR]
-          --cache-limit <SIZE>  Keep the cache below SIZE, as in 10GiB [env:
-                                IMAGEFS_CACHE_LIMIT] [default: 20GiB]
     "#);
 }
 
@@ -328,7 +283,7 @@ fn a_wrong_command_line_says_what_is_wrong() {
     error: the following required arguments were not provided:
       <MOUNTPOINT>
 
-    Usage: imagefs mount --cache-dir <DIR> <SOURCE> <MOUNTPOINT>
+    Usage: imagefs mount <SOURCE> <MOUNTPOINT>
 
     For more information, try '--help'.
     "#);
@@ -338,7 +293,7 @@ fn a_wrong_command_line_says_what_is_wrong() {
     error: the following required arguments were not provided:
       <MOUNTPOINT>...
 
-    Usage: imagefs umount --cache-dir <DIR> <MOUNTPOINT>...
+    Usage: imagefs umount <MOUNTPOINT>...
 
     For more information, try '--help'.
     "#);
@@ -546,11 +501,13 @@ fn a_variable_that_is_empty_counts_as_unset() {
     {
         command.env(name, "");
     }
-    assert_snapshot!(told(&sandbox, &mut command), @r"
-    status: 0
-    stdout:
-    /sandbox/home/.cache/imagefs
-    ");
+    assert_snapshot!(told(&sandbox, &mut command), @r#"
+    status: 2
+    stderr:
+    error: a value is required for '--cache-dir <DIR>' but none was supplied
+
+    For more information, try '--help'.
+    "#);
 }
 
 #[test]
@@ -585,24 +542,12 @@ fn a_log_that_cannot_be_written_is_told() {
     "#);
 }
 
-/// The manual page of a command and of each of its verbs, by the file's name.
-fn manual(command: &clap::Command) -> BTreeMap<String, String> {
-    let mut pages: BTreeMap<_, _> = command.get_subcommands().flat_map(manual).collect();
-    let name = command.get_display_name().unwrap_or("imagefs").to_owned();
-    let version = format!("imagefs {}", env!("CARGO_PKG_VERSION"));
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).title(&name).source(version).render(&mut page).unwrap();
-    let page = String::from_utf8(page).unwrap().replace(".SH EXTRA", ".SH NOTES");
-    pages.insert(format!("{name}.1"), page);
-    pages
-}
-
 /// `UPDATE=1 cargo test --test all cli::manual` writes the pages anew.
 #[test]
 fn manual_pages_say_what_the_help_says() {
     let mut command = imagefs::cli::command().disable_help_subcommand(true);
     command.build();
-    let pages = manual(&command);
+    let pages = pages(&command);
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/man");
     if std::env::var_os("UPDATE").is_some() {
         fs::create_dir_all(&dir).unwrap();
@@ -615,6 +560,7 @@ fn manual_pages_say_what_the_help_says() {
     found.sort();
     assert!(pages.keys().eq(&found), "{found:?}");
     for (name, page) in &pages {
+        assert!(page.is_ascii(), "{name} is not to be read in the C locale");
         assert_eq!(page, &fs::read_to_string(dir.join(name)).unwrap(), "docs/man/{name} is out of date");
     }
 }

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser};
 
 use super::output::error::{EXIT_STATUS_HELP, Kind};
 use super::output::printer::Printer;
@@ -29,7 +30,9 @@ struct CommandLine {
 pub fn main() -> ExitCode {
     open_files::allow();
     signals::outlive_file_size_limit();
-    let matches = command_here().get_matches_from(spell_out(std::env::args_os().collect()));
+    let arguments = spell_out(std::env::args_os().collect());
+    let matches =
+        command_here().try_get_matches_from(&arguments).unwrap_or_else(|error| advised(error).exit());
     let CommandLine { global, command } =
         CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let writer = if global.server { logging::Writer::Server } else { logging::Writer::Command };
@@ -46,14 +49,41 @@ pub fn main() -> ExitCode {
 
 /// The whole command line, for those who write its manual.
 pub fn command() -> clap::Command {
-    CommandLine::command()
+    let command = CommandLine::command();
+    let globals: Vec<Arg> =
+        command.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.clone().hide(true)).collect();
+    // They are told once, of all commands together.
+    command.mut_subcommands(|verb| {
+        let told = [verb.get_after_long_help(), verb.get_after_help()].into_iter().flatten().next().cloned();
+        let all = told.map_or_else(|| GLOBAL_HELP.to_owned(), |told| format!("{told}\n\n{GLOBAL_HELP}"));
+        verb.args(globals.clone()).after_long_help(all)
+    })
+}
+
+/// What stands at the end of a verb's help.
+const GLOBAL_HELP: &str = "Options of all commands, as -v, -q and --cache-dir: imagefs --help";
+
+/// The error with advice that helps: what is no option of find here is one of find(1), and that a file may be named like an
+/// option is on nobody's mind.
+fn advised(mut error: clap::Error) -> clap::Error {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    let similar = error.get(ContextKind::SuggestedArg).is_some();
+    error.remove(ContextKind::Suggested);
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+    if usage.contains("imagefs find") && !similar {
+        let advice = "for what only find(1) can, mount the source, and let find(1) search it";
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
+    }
+    error
 }
 
 /// The command line in this environment, in which a variable that is empty counts as unset.
 fn command_here() -> clap::Command {
     let is_empty =
         |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    CommandLine::command().mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
+    command().mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
 }
 
 #[cfg(test)]

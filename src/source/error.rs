@@ -10,7 +10,7 @@ use crate::cache::{CacheError, Kind};
 use crate::compress::UnpackError;
 use crate::docker::{BadName, DockerError, EndpointError};
 use crate::image::Digest;
-use crate::index::{GrowError, MergeError};
+use crate::index::{GrowError, MergeError, TreeError};
 use crate::oci::OciError;
 use crate::progress::Cancelled;
 use crate::tarfile::ScanError;
@@ -137,6 +137,9 @@ pub enum ContentProblem {
     /// As one of several layers.
     #[error(transparent)]
     Merge(#[from] MergeError),
+    /// An index that was made of it cannot be walked.
+    #[error(transparent)]
+    Walk(#[from] TreeError),
 }
 
 impl From<OciError> for SourceError {

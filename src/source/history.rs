@@ -1,10 +1,12 @@
 //! Which layer did what: to a whole image, and to one path of it.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Serialize;
 
 use super::{Keep, LayerDetails, Source, SourceError, clean};
 use crate::cache::Entry;
-use crate::index::{Changes, Merge, Stat, Tree};
+use crate::index::{Changes, DirCookie, FileType, Ino, LayerNo, Merge, Stat, Tree, TreeError};
 
 /// What one layer of an image is and does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +21,18 @@ pub struct LayerHistory {
     /// What it does to the layers below.
     #[serde(flatten)]
     pub changes: Changes,
+}
+
+/// What one layer of an image brings, and what of that nobody sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerUse {
+    /// Which one.
+    #[serde(flatten)]
+    pub details: LayerDetails,
+    /// The length of its regular files, holes included, each file counted once.
+    pub bytes: u64,
+    /// What of it the image does not show, since a later layer replaces or removes it.
+    pub wasted: u64,
 }
 
 /// What a layer did to a path.
@@ -47,6 +61,25 @@ impl Source {
             history.push(LayerHistory { details: details.clone(), entries, bytes, changes });
         }
         Ok(history)
+    }
+
+    /// What each layer of an image brings, the lowest first, and what of it the image shows.
+    pub fn layer_use(&self) -> Result<Vec<LayerUse>, SourceError> {
+        let failed = |error| SourceError::content(&self.spelled, error);
+        let mut shown = HashMap::new();
+        if let Some(root) = self.mounts.first() {
+            lengths(root.filesystem.tree(), &mut shown).map_err(failed)?;
+        }
+        let mut used = Vec::new();
+        for (number, (details, entry)) in self.layer_entries()?.enumerate() {
+            let mut brought = HashMap::new();
+            lengths(&**entry.index(), &mut brought).map_err(failed)?;
+            let bytes = brought.into_values().fold(0, u64::saturating_add);
+            let number = u16::try_from(number).unwrap_or(u16::MAX);
+            let shown = shown.get(&LayerNo(number)).copied().unwrap_or(0);
+            used.push(LayerUse { details: details.clone(), bytes, wasted: bytes.saturating_sub(shown) });
+        }
+        Ok(used)
     }
 
     /// Which layers did something to a path, by their numbers, the lowest first.
@@ -81,4 +114,29 @@ impl Source {
             _ => Err(self.has_no_layers()),
         }
     }
+}
+
+/// Adds up the length of the regular files of a tree by the layer that brought them, each file once.
+fn lengths(tree: &dyn Tree, lengths: &mut HashMap<LayerNo, u64>) -> Result<(), TreeError> {
+    let mut seen: HashSet<Ino> = HashSet::new();
+    let mut directories = vec![Ino::ROOT];
+    while let Some(directory) = directories.pop() {
+        let mut files = Vec::new();
+        tree.read_dir(directory, DirCookie::START, &mut |entry| {
+            match entry.file_type {
+                FileType::Directory => directories.push(entry.ino),
+                FileType::Regular => files.push(entry.ino),
+                _ => {}
+            }
+            true
+        })?;
+        for ino in files {
+            let stat = tree.stat(ino)?;
+            if stat.nlink < 2 || seen.insert(ino) {
+                let sum = lengths.entry(stat.layer).or_default();
+                *sum = sum.saturating_add(stat.size);
+            }
+        }
+    }
+    Ok(())
 }

@@ -38,7 +38,7 @@ use self::layers::Packed;
 
 pub use crate::cache::Kind;
 pub use error::SourceError;
-pub use history::{LayerChange, LayerHistory};
+pub use history::{LayerChange, LayerHistory, LayerUse};
 pub(crate) use single_paths::{Fetched, Found, SinglePaths};
 pub use spec::{Spec, absolute};
 

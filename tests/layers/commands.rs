@@ -53,6 +53,24 @@ fn history_tells_what_each_layer_does() {
 }
 
 #[test]
+fn du_tells_what_each_layer_wastes() {
+    let sandbox = sandbox();
+    // Of layer 0, one file is replaced by layer 1, and the other removed by layer 2.
+    assert_snapshot!(run(&sandbox, &["du", "--layers", "oci:l:a"]), @r"
+    LAYER  DIFF ID       FILES  WASTED  CREATED BY
+    0      c7cb4a8cf0a4  8 B    8 B     step 0
+    1      d6f0de7b8568  10 B   0 B     step 1
+    2      9611fdc72b29  0 B    0 B     step 2
+
+    18 B in files, 8 B wasted: 55.6 % efficient
+    status 0
+    ");
+    let json = sandbox.run(&mut sandbox.imagefs(["du", "--layers", "--json", "oci:l:b"])).success().stdout;
+    let layers: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&layers[0]["bytes"], &layers[0]["wasted"]), (&8.into(), &4.into()));
+}
+
+#[test]
 fn blame_tells_who_did_something_to_a_path() {
     let sandbox = sandbox();
     let blame = |path: &str| {
@@ -68,6 +86,8 @@ fn blame_tells_who_did_something_to_a_path() {
     assert_eq!(blame("link"), "0 added", "the link, not what it leads to");
     assert_eq!(blame("etc"), "0 added, 2 changed");
     assert_eq!(blame("../../.."), "0 added");
+    let joined = run(&sandbox, &["blame", "oci:l:a:/etc/secret"]);
+    assert_eq!(joined, run(&sandbox, &["blame", "oci:l:a", "/etc/secret"]));
     assert_eq!(
         run(&sandbox, &["blame", "oci:l:a", "etc/none"]),
         "error: no layer of oci:l:a has ever had etc/none\nstatus 3"

@@ -8,6 +8,7 @@
 pub mod archives;
 mod daemon;
 mod manifest;
+pub mod manual;
 pub mod proxy;
 mod sandbox;
 

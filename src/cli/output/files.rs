@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::text;
+use super::{size, text};
 use crate::gateway::FileStat;
 use crate::index::{FileType, Timestamp};
 
@@ -55,21 +55,26 @@ pub fn mode(file: &FileStat) -> String {
     text
 }
 
-/// A file's size, or a device's numbers.
-pub fn size(file: &FileStat) -> String {
+/// A file's size, with a unit if that is asked for, or a device's numbers.
+pub fn size(file: &FileStat, with_unit: bool) -> String {
     match file.file_type {
         FileType::CharDevice | FileType::BlockDevice => format!("{}, {}", file.device.0, file.device.1),
+        _ if with_unit => size::show(file.size),
         _ => file.size.to_string(),
     }
 }
 
-/// A time to the minute, in UTC.
-pub fn minute(time: Timestamp) -> String {
-    match jiff_time(time) {
-        Some(time) => time.strftime("%Y-%m-%d %H:%M").to_string(),
-        None => time.secs.to_string(),
-    }
+/// A time as ls(1) writes it in the POSIX locale: local, to the minute for the last six months, else to the day.
+pub fn short_time(time: Timestamp) -> String {
+    let Some(time) = jiff_time(time) else { return time.secs.to_string() };
+    let age = jiff::Timestamp::now().as_second() - time.as_second();
+    let recent = (0..SIX_MONTHS).contains(&age);
+    let local = time.to_zoned(jiff::tz::TimeZone::system());
+    local.strftime(if recent { "%b %e %H:%M" } else { "%b %e  %Y" }).to_string()
 }
+
+/// As ls(1) counts them: half of a mean Gregorian year, in seconds.
+const SIX_MONTHS: i64 = 31_556_952 / 2;
 
 /// A time with all its digits, in UTC.
 pub fn instant(time: Timestamp) -> String {

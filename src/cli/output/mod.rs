@@ -3,6 +3,7 @@
 //! Knows neither the verbs nor the server.
 
 pub mod bar;
+pub mod colors;
 pub mod error;
 pub mod escape;
 pub mod files;

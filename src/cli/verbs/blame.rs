@@ -9,6 +9,7 @@ use super::complete_sources::CompleteSources;
 use super::context::Context;
 use super::context::SourceArgs;
 use super::history::shortened;
+use super::source_path;
 use crate::cli::output::error::{CommandError, Kind};
 use crate::cli::output::escape::name;
 use crate::source::{LayerChange, LayerDetails};
@@ -23,7 +24,8 @@ pub struct BlameArgs {
     /// A path from the root of the image
     ///
     /// Symlinks are followed but in its last component.
-    path: OsString,
+    #[arg(value_name = "PATH")]
+    path: Option<OsString>,
     /// Print a JSON array, with whole digests and commands
     #[arg(long)]
     json: bool,
@@ -43,15 +45,24 @@ struct Row<'a> {
 impl BlameArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
-        let source = CompleteSources::begin(context)?.open(&self.source, &self.source_args, true)?;
+        let (image, behind) = source_path::split(&self.source);
+        let path = match (behind, &self.path) {
+            (Some(path), None) => path.as_os_str(),
+            (None, Some(path)) => path,
+            _ => {
+                return Err(CommandError::new(Kind::Usage, "one path of the image is to be given")
+                    .hint("write SOURCE PATH, or SOURCE:/PATH"));
+            }
+        };
+        let source = CompleteSources::begin(context)?.open(image, &self.source_args, true)?;
         let layers = &source.details.layers;
         let rows: Vec<Row> = source
-            .blame(self.path.as_bytes())?
+            .blame(path.as_bytes())?
             .into_iter()
             .filter_map(|(layer, change)| Some(Row { layer, change, details: layers.get(layer)? }))
             .collect();
         if rows.is_empty() {
-            let message = format!("no layer of {} has ever had {}", name(&self.source), name(&self.path));
+            let message = format!("no layer of {} has ever had {}", name(image), name(path));
             return Err(CommandError::new(Kind::NotFound, message));
         }
         if self.json {

@@ -19,6 +19,7 @@ const MAX_HELD: u64 = 1 << 20;
 const EXAMPLES: &str = "\
 Examples:
   imagefs cat debian:12 /etc/os-release        only this file is asked for
+  imagefs cat python:3.12:/etc/os-release
   imagefs cat ./rootfs.tar etc/passwd etc/group
   imagefs cat --mount data container:web log";
 
@@ -32,7 +33,7 @@ pub struct CatArgs {
     #[command(flatten)]
     read: ReadArgs,
     /// Regular files of the source
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Print a JSON array of paths and contents: text, or a list of bytes
     #[arg(long)]
@@ -42,7 +43,7 @@ pub struct CatArgs {
 /// What is known of a file before the first byte of the answer is printed, and how it is read then.
 enum Content {
     /// A small one, held so that it is not asked for twice.
-    CleanupGuard(Vec<u8>),
+    Held(Vec<u8>),
     /// Text, as far as it was when it was looked at.
     Text,
     /// Anything else.
@@ -52,13 +53,14 @@ enum Content {
 impl CatArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
+        let paths = self.read.some_paths(&self.paths)?;
         self.read.read(context, |reading| {
-            let contents = self.json.then(|| self.look(reading)).transpose()?;
+            let contents = self.json.then(|| look(reading, &paths)).transpose()?;
             let mut output = context.printer.output();
             match contents {
-                Some(contents) => self.print_json(reading, contents, &mut output)?,
+                Some(contents) => print_json(reading, &paths, contents, &mut output)?,
                 None => {
-                    for path in &self.paths {
+                    for path in &paths {
                         let mut file = reading.gateway.open_file(reading.mount, path)?;
                         pieces(|piece| Ok(file.read(piece)?), |piece| output.bytes(piece))?;
                     }
@@ -68,57 +70,57 @@ impl CatArgs {
         })?;
         Ok(ExitCode::SUCCESS)
     }
+}
 
-    /// Reads all files once, so that it is known which are text, and that all of them are there.
-    fn look(&self, reading: &Reading) -> Result<Vec<Content>, CommandError> {
-        let mut room = MAX_HELD;
-        let mut look = |path: &PathBuf| {
-            let mut file = reading.gateway.open_file(reading.mount, path)?;
-            if file.size() <= room {
-                let mut held = Vec::new();
-                let hold = |piece: &[u8]| {
-                    held.extend_from_slice(piece);
-                    Ok(())
-                };
-                pieces(|piece| Ok(file.read(piece)?), hold)?;
-                room -= file.size();
-                return Ok(Content::CleanupGuard(held));
-            }
-            let mut text = Text::default();
-            pieces(|piece| Ok(file.read(piece)?), |piece| text.take(piece, |_| Ok(())))?;
-            Ok(if text.ends_well() { Content::Text } else { Content::Bytes })
-        };
-        self.paths.iter().map(&mut look).collect()
-    }
-
-    fn print_json(
-        &self,
-        reading: &Reading,
-        contents: Vec<Content>,
-        output: &mut Output,
-    ) -> Result<(), CommandError> {
-        let mut separator = "[\n";
-        for (path, content) in self.paths.iter().zip(contents) {
-            let name = serde_json::to_string(&text::Name(path.as_os_str())).unwrap_or_default();
-            output.text(&format!("{separator}  {{\n    \"path\": {name},\n    \"content\": "))?;
-            match content {
-                Content::CleanupGuard(held) => {
-                    let is_text = std::str::from_utf8(&held).is_ok();
-                    let mut held = held.as_slice();
-                    let read = |piece: &mut [u8]| Ok(std::io::Read::read(&mut held, piece).unwrap_or(0));
-                    print_content(path, is_text, read, output)?;
-                }
-                content => {
-                    let mut file = reading.gateway.open_file(reading.mount, path)?;
-                    let is_text = matches!(content, Content::Text);
-                    print_content(path, is_text, |piece| Ok(file.read(piece)?), output)?;
-                }
-            }
-            output.text("\n  }")?;
-            separator = ",\n";
+/// Reads all files once, so that it is known which are text, and that all of them are there.
+fn look(reading: &Reading, paths: &[PathBuf]) -> Result<Vec<Content>, CommandError> {
+    let mut room = MAX_HELD;
+    let mut look = |path: &PathBuf| {
+        let mut file = reading.gateway.open_file(reading.mount, path)?;
+        if file.size() <= room {
+            let mut held = Vec::new();
+            let hold = |piece: &[u8]| {
+                held.extend_from_slice(piece);
+                Ok(())
+            };
+            pieces(|piece| Ok(file.read(piece)?), hold)?;
+            room -= file.size();
+            return Ok(Content::Held(held));
         }
-        output.text("\n]\n")
+        let mut text = Text::default();
+        pieces(|piece| Ok(file.read(piece)?), |piece| text.take(piece, |_| Ok(())))?;
+        Ok(if text.ends_well() { Content::Text } else { Content::Bytes })
+    };
+    paths.iter().map(&mut look).collect()
+}
+
+fn print_json(
+    reading: &Reading,
+    paths: &[PathBuf],
+    contents: Vec<Content>,
+    output: &mut Output,
+) -> Result<(), CommandError> {
+    let mut separator = "[\n";
+    for (path, content) in paths.iter().zip(contents) {
+        let name = serde_json::to_string(&text::Name(path.as_os_str())).unwrap_or_default();
+        output.text(&format!("{separator}  {{\n    \"path\": {name},\n    \"content\": "))?;
+        match content {
+            Content::Held(held) => {
+                let is_text = std::str::from_utf8(&held).is_ok();
+                let mut held = held.as_slice();
+                let read = |piece: &mut [u8]| Ok(std::io::Read::read(&mut held, piece).unwrap_or(0));
+                print_content(path, is_text, read, output)?;
+            }
+            content => {
+                let mut file = reading.gateway.open_file(reading.mount, path)?;
+                let is_text = matches!(content, Content::Text);
+                print_content(path, is_text, |piece| Ok(file.read(piece)?), output)?;
+            }
+        }
+        output.text("\n  }")?;
+        separator = ",\n";
     }
+    output.text("\n]\n")
 }
 
 /// Prints text as a string, anything else as a list of bytes.

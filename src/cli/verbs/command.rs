@@ -10,7 +10,9 @@ use super::cat::CatArgs;
 use super::context::Context;
 use super::cp::CpArgs;
 use super::diff::DiffArgs;
+use super::du::DuArgs;
 use super::find::FindArgs;
+use super::grep::GrepArgs;
 use super::history::HistoryArgs;
 use super::inspect::InspectArgs;
 use super::ls::LsArgs;
@@ -35,6 +37,8 @@ pub enum Command {
     Stat(StatArgs),
     Tree(TreeArgs),
     Find(FindArgs),
+    Grep(GrepArgs),
+    Du(DuArgs),
     Cp(CpArgs),
     Inspect(InspectArgs),
     Diff(DiffArgs),
@@ -56,6 +60,8 @@ impl Command {
             Command::Stat(args) => args.run(context),
             Command::Tree(args) => args.run(context),
             Command::Find(args) => args.run(context),
+            Command::Grep(args) => args.run(context),
+            Command::Du(args) => args.run(context),
             Command::Cp(args) => args.run(context),
             Command::Inspect(args) => args.run(context),
             Command::Diff(args) => args.run(context),

@@ -17,6 +17,7 @@ use crate::index::FileType;
 const EXAMPLES: &str = "\
 Examples:
   imagefs cp python:3.12 /usr/local/lib ./lib
+  imagefs cp python:3.12:/usr/local/lib ./lib
   imagefs cp debian:12 / - | tar t             a tar to the standard output
   imagefs cp container:web --mount data / ./backup";
 
@@ -30,10 +31,10 @@ Examples:
 pub struct CpArgs {
     #[command(flatten)]
     read: ReadArgs,
-    /// A file or directory of the source
-    path: PathBuf,
-    /// A directory to copy into, or a name for the copy; - for a tar to the standard output
-    dest: PathBuf,
+    /// A file or directory of the source, and then a directory to copy into, or a name for the copy; - for a tar to the
+    /// standard output
+    #[arg(value_names = ["PATH", "DEST"], num_args = 1..=2, required = true)]
+    words: Vec<PathBuf>,
     /// Replace files that exist, and copy into directories that exist
     #[arg(short, long)]
     force: bool,
@@ -49,19 +50,20 @@ impl CpArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
         let printer = &context.printer;
+        let (path, dest) = self.places()?;
         let tally = self.read.read(context, |reading| {
             let top = match self.dereference {
-                true => reading.gateway.stat_target(reading.mount, &self.path)?,
-                false => reading.gateway.stat_link(reading.mount, &self.path)?,
+                true => reading.gateway.stat_target(reading.mount, &path)?,
+                false => reading.gateway.stat_link(reading.mount, &path)?,
             };
-            match self.dest.as_os_str() == "-" {
+            match dest.as_os_str() == "-" {
                 true => to_stdout(reading, top, printer),
-                false => self.to_disk(reading, top),
+                false => self.to_disk(reading, top, dest),
             }
         })?;
         tell(tally, printer);
         if self.json {
-            match self.dest.as_os_str() == "-" {
+            match dest.as_os_str() == "-" {
                 true => printer.note(serde_json::to_string(&tally).unwrap_or_default()),
                 false => printer.json(&tally)?,
             }
@@ -69,18 +71,31 @@ impl CpArgs {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn to_disk(&self, reading: &Reading, top: FileStat) -> Result<Tally, CommandError> {
+    /// What is copied, and where it goes.
+    fn places(&self) -> Result<(PathBuf, &Path), CommandError> {
+        let Some((dest, before)) = self.words.split_last() else {
+            return Err(CommandError::new(Kind::Usage, "no destination was given"));
+        };
+        let mut paths = self.read.some_paths(before)?;
+        match (paths.pop(), paths.is_empty()) {
+            (Some(path), true) => Ok((path, dest)),
+            _ => Err(CommandError::new(Kind::Usage, "one path is copied at a time")
+                .hint("write either SOURCE PATH DEST, or SOURCE:/PATH DEST")),
+        }
+    }
+
+    fn to_disk(&self, reading: &Reading, top: FileStat, dest: &Path) -> Result<Tally, CommandError> {
         let name = top.path.file_name().map(OsString::from);
-        let is_dir = self.dest.is_dir();
-        if !is_dir && names_a_directory(&self.dest) && top.file_type != FileType::Directory {
-            let message = format!("{} is not a directory", escape::name(&self.dest));
+        let is_dir = dest.is_dir();
+        if !is_dir && names_a_directory(dest) && top.file_type != FileType::Directory {
+            let message = format!("{} is not a directory", escape::name(dest));
             return Err(CommandError::new(Kind::Failed, message));
         }
-        let (root, name) = match (is_dir, &name, self.dest.file_name()) {
-            (true, name, _) => (&*self.dest, name.as_ref().map(Path::new).unwrap_or(Path::new(""))),
-            (false, _, Some(name)) => (self.dest.parent().unwrap_or(Path::new("")), Path::new(name)),
+        let (root, name) = match (is_dir, &name, dest.file_name()) {
+            (true, name, _) => (dest, name.as_ref().map(Path::new).unwrap_or(Path::new(""))),
+            (false, _, Some(name)) => (dest.parent().unwrap_or(Path::new("")), Path::new(name)),
             (false, _, None) => {
-                let message = format!("no file can be named {}", escape::name(&self.dest));
+                let message = format!("no file can be named {}", escape::name(dest));
                 return Err(CommandError::new(Kind::Usage, message));
             }
         };
@@ -110,8 +125,10 @@ fn to_stdout(reading: &Reading, top: FileStat, printer: &Printer) -> Result<Tall
 
 /// Says what could not be kept.
 fn tell(tally: Tally, printer: &Printer) {
+    // Whoever is not root knows that files become theirs: it is what cp(1) and tar(1) do without a word.
+    let owners = if rustix::process::geteuid().is_root() { tally.owners_lost } else { 0 };
     let lost = [
-        (tally.owners_lost, "the owner of"),
+        (owners, "the owner of"),
         (tally.special_bits_lost, "the setuid and setgid bits of"),
         (tally.xattrs_lost, "an extended attribute of"),
         (tally.devices_lost, "devices:"),

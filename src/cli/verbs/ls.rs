@@ -1,10 +1,12 @@
+use std::cmp::{Ordering, Reverse};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::context::Context;
 use super::reading::{ReadArgs, Reading};
+use crate::cli::output::colors::{Colors, When};
 use crate::cli::output::error::CommandError;
 use crate::cli::output::files::{self, Row};
 use crate::cli::output::printer::Output;
@@ -14,69 +16,121 @@ use crate::index::FileType;
 const EXAMPLES: &str = "\
 Examples:
   imagefs ls python:3.12 /usr/local/bin
-  imagefs ls -la ./rootfs.tar /etc
+  imagefs ls -la ./rootfs.tar:/etc
+  imagefs ls -lhS debian:12 /bin /sbin
   imagefs ls --mount data container:web /
 
-Times are in UTC.";
+Times are local, as with ls(1). -a leaves out . and .. as -A does.";
 
 /// List a directory of a source
 ///
 /// Nothing is mounted. An image that is not in the cache is read into it.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES, disable_help_flag = true)]
 pub struct LsArgs {
     #[command(flatten)]
     read: ReadArgs,
-    /// A directory or a file of the source
-    #[arg(default_value = "/")]
-    path: PathBuf,
+    /// Directories or files of the source; its root if none is given
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
     /// Show mode, links, owner, group, size, time and link target
     #[arg(short)]
     long: bool,
     /// Show names that begin with a dot
-    #[arg(short, long)]
+    #[arg(short, long, visible_short_alias = 'A', visible_alias = "almost-all")]
     all: bool,
+    /// Show a directory itself, not what is in it
+    #[arg(short, long)]
+    directory: bool,
     /// Show the directories within, too
     #[arg(short = 'R', long)]
     recursive: bool,
+    /// Show sizes with a unit, as in 1.5 KiB
+    #[arg(short, long)]
+    human_readable: bool,
+    /// Sort by time, the newest first
+    #[arg(short = 't', overrides_with = "by_size")]
+    by_time: bool,
+    /// Sort by size, the largest first
+    #[arg(short = 'S')]
+    by_size: bool,
+    /// Sort the other way round
+    #[arg(short, long)]
+    reverse: bool,
+    /// One name a line, as in any case
+    #[arg(short = '1')]
+    one: bool,
+    /// Show names in the colours of LS_COLORS
+    #[arg(long, value_name = "WHEN", default_value = "auto", num_args = 0..=1, require_equals = true,
+        default_missing_value = "always")]
+    color: When,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
 }
 
 impl LsArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
+        let paths = self.read.paths(&self.paths, Some("/"));
         self.read.read(context, |reading| {
-            let asked = match self.long {
-                true => reading.gateway.stat_link(reading.mount, &self.path)?,
-                false => reading.gateway.stat_file(reading.mount, &self.path)?,
-            };
-            let mut output = context.printer.output();
+            let asked = paths.iter().map(|path| match self.long || self.directory {
+                true => reading.gateway.stat_link(reading.mount, path),
+                false => reading.gateway.stat_file(reading.mount, path),
+            });
+            let asked: Vec<FileStat> = asked.collect::<Result<_, _>>()?;
+            let is_listed = |file: &FileStat| file.file_type == FileType::Directory && !self.directory;
+            let (directories, mut files): (Vec<_>, Vec<_>) = asked.into_iter().partition(is_listed);
             if self.json {
-                let files = if asked.file_type == FileType::Directory {
-                    self.collect(reading, &asked.path)?
-                } else {
-                    vec![asked]
-                };
+                for directory in &directories {
+                    files.extend(self.collect(reading, &directory.path)?);
+                }
                 let rows: Vec<Row> = files.into_iter().map(Row::from).collect();
-                context.printer.json(&rows)?;
-            } else if asked.file_type == FileType::Directory {
-                self.list(reading, asked.path, &mut output)?;
-            } else {
-                let name = asked.path.clone();
-                self.print(&[(name, asked)], &mut output)?;
+                return context.printer.json(&rows);
+            }
+            let mut output = context.printer.output();
+            let colors = Colors::new(self.color, output.is_terminal());
+            self.sort(&mut files);
+            let named: Vec<_> = files.into_iter().map(|file| (file.path.clone(), file)).collect();
+            self.print(&named, &colors, &mut output)?;
+            let headed = self.recursive || paths.len() > 1;
+            let mut first = named.is_empty();
+            for directory in directories {
+                self.list(reading, directory.path, headed, &mut first, &colors, &mut output)?;
             }
             output.finish()
         })?;
         Ok(ExitCode::SUCCESS)
     }
 
+    /// What stands in a directory, in the order that was asked for.
+    fn files(&self, reading: &Reading, dir: &Path) -> Result<Vec<FileStat>, CommandError> {
+        let mut files = reading.files(dir, self.all)?;
+        self.sort(&mut files);
+        Ok(files)
+    }
+
+    /// By name they come in any case.
+    fn sort(&self, files: &mut [FileStat]) {
+        let order = |a: &FileStat, b: &FileStat| match (self.by_time, self.by_size) {
+            (true, _) => Reverse(a.mtime_ns()).cmp(&Reverse(b.mtime_ns())),
+            (_, true) => Reverse(a.size).cmp(&Reverse(b.size)),
+            (false, false) => Ordering::Equal,
+        };
+        files.sort_by(order);
+        if self.reverse {
+            files.reverse();
+        }
+    }
+
     fn collect(&self, reading: &Reading, dir: &Path) -> Result<Vec<FileStat>, CommandError> {
         let mut found = Vec::new();
         let mut ahead = vec![dir.to_owned()];
         while let Some(dir) = ahead.pop() {
-            let files = reading.files(&dir, self.all)?;
+            let files = self.files(reading, &dir)?;
             ahead.extend(self.within(&files));
             found.extend(files);
         }
@@ -89,29 +143,41 @@ impl LsArgs {
         if self.recursive { directories.map(|file| file.path.clone()).collect() } else { Vec::new() }
     }
 
-    fn list(&self, reading: &Reading, dir: PathBuf, output: &mut Output) -> Result<(), CommandError> {
+    fn list(
+        &self,
+        reading: &Reading,
+        dir: PathBuf,
+        headed: bool,
+        first: &mut bool,
+        colors: &Colors,
+        output: &mut Output,
+    ) -> Result<(), CommandError> {
         let mut ahead = vec![dir];
-        let mut first = true;
         while let Some(dir) = ahead.pop() {
-            let files = reading.files(&dir, self.all)?;
-            if self.recursive {
-                output.text(if first { "" } else { "\n" })?;
+            let files = self.files(reading, &dir)?;
+            if headed {
+                output.text(if *first { "" } else { "\n" })?;
                 output.name(&dir)?;
                 output.text(":\n")?;
             }
-            first = false;
+            *first = false;
             ahead.extend(self.within(&files));
             let named: Vec<(PathBuf, FileStat)> =
                 files.into_iter().map(|file| (file.name().into(), file)).collect();
-            self.print(&named, output)?;
+            self.print(&named, colors, output)?;
         }
         Ok(())
     }
 
-    fn print(&self, files: &[(PathBuf, FileStat)], output: &mut Output) -> Result<(), CommandError> {
+    fn print(
+        &self,
+        files: &[(PathBuf, FileStat)],
+        colors: &Colors,
+        output: &mut Output,
+    ) -> Result<(), CommandError> {
         let cells = |file: &FileStat| {
             let links = file.inode.map_or_else(|| "?".to_owned(), |inode| inode.links.to_string());
-            [links, file.uid.to_string(), file.gid.to_string(), files::size(file)]
+            [links, file.uid.to_string(), file.gid.to_string(), files::size(file, self.human_readable)]
         };
         let mut widths = [0; 4];
         if self.long {
@@ -127,9 +193,9 @@ impl LsArgs {
                 for (width, cell) in widths.iter().zip(cells(file)) {
                     output.text(&format!(" {cell:>width$}"))?;
                 }
-                output.text(&format!(" {} ", files::minute(file.mtime)))?;
+                output.text(&format!(" {} ", files::short_time(file.mtime)))?;
             }
-            output.name(name)?;
+            colors.name(output, name, file)?;
             if let (true, Some(target)) = (self.long, &file.link_target) {
                 output.text(" -> ")?;
                 output.name(target)?;

@@ -1,15 +1,16 @@
 //! What the verbs share that read a source without mounting it.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::context::Context;
 use super::context::SourceArgs;
+use super::source_path;
 use super::watch::beside;
-use crate::cli::output::error::CommandError;
+use crate::cli::output::error::{CommandError, Kind};
 use crate::cli::process::signals::Signals;
 use crate::gateway::{FileStat, Gateway};
 use crate::progress::Progress;
@@ -18,7 +19,7 @@ use crate::source;
 /// Where to read.
 #[derive(Debug, Args)]
 pub struct ReadArgs {
-    /// What `imagefs mount` takes: an image, a tar, …
+    /// What `imagefs mount` takes: an image, a tar, …; with :/PATH behind it, a path of it
     source: OsString,
     #[command(flatten)]
     options: ReadOptions,
@@ -54,6 +55,26 @@ impl Reading {
 }
 
 impl ReadArgs {
+    /// The paths that are meant: what is behind the source's own colon, and then `beside`; `fallback` if there is neither.
+    pub fn paths(&self, beside: &[PathBuf], fallback: Option<&str>) -> Vec<PathBuf> {
+        source_path::paths(&self.source, beside, fallback)
+    }
+
+    /// The same, where there has to be one.
+    pub fn some_paths(&self, beside: &[PathBuf]) -> Result<Vec<PathBuf>, CommandError> {
+        let paths = self.paths(beside, None);
+        if paths.is_empty() {
+            let error = CommandError::new(Kind::Usage, "no path of the source was given");
+            return Err(error.hint("write it behind the source: SOURCE PATH, or SOURCE:/PATH"));
+        }
+        Ok(paths)
+    }
+
+    /// The source, for who wants all of it at once, and how it is found.
+    pub fn whole(&self) -> (OsString, &SourceArgs) {
+        (source_path::source(&self.source), &self.options.source_args)
+    }
+
     /// Opens the source for as long as `read` takes. A signal ends it cleanly.
     pub fn read<T>(
         &self,
@@ -62,7 +83,7 @@ impl ReadArgs {
     ) -> Result<T, CommandError> {
         let progress = Arc::new(Progress::new());
         let signals = Signals::watch(&progress)?;
-        signals.judge(beside(&context.printer, &self.source, &progress, || {
+        signals.judge(beside(&context.printer, &source_path::source(&self.source), &progress, || {
             self.open(context, &progress).and_then(|reading| read(&reading))
         }))
     }
@@ -71,7 +92,7 @@ impl ReadArgs {
         let ReadOptions { mount, exact, source_args } = &self.options;
         let cache = context.cache()?;
         let source_context = source::Context { exact: *exact, ..source_args.context(&cache, progress) };
-        let gateway = Gateway::open(&self.source, &source_context)?;
+        let gateway = Gateway::open(source_path::source(&self.source), &source_context)?;
         gateway.source().notes.iter().for_each(|note| context.printer.note(note));
         let is_there =
             |index: &i64| usize::try_from(*index).is_ok_and(|index| index < gateway.mounts().len());

@@ -19,12 +19,13 @@ use crate::index::FileType;
 pub struct StatArgs {
     #[command(flatten)]
     read: ReadArgs,
-    /// A file of the source
-    path: PathBuf,
+    /// Files of the source
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
     /// Follow a symbolic link, unless it leads out of the mount
     #[arg(short = 'L', long)]
     dereference: bool,
-    /// Print a JSON object
+    /// Print a JSON object, or of several files an array
     #[arg(long)]
     json: bool,
 }
@@ -32,18 +33,29 @@ pub struct StatArgs {
 impl StatArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
-        let file = self.read.read(context, |reading| {
-            Ok(match self.dereference {
-                true => reading.gateway.stat_file(reading.mount, &self.path)?,
-                false => reading.gateway.stat_link(reading.mount, &self.path)?,
-            })
+        let paths = self.read.some_paths(&self.paths)?;
+        let files: Vec<FileStat> = self.read.read(context, |reading| {
+            let stat = |path: &PathBuf| match self.dereference {
+                true => reading.gateway.stat_file(reading.mount, path),
+                false => reading.gateway.stat_link(reading.mount, path),
+            };
+            Ok(paths.iter().map(stat).collect::<Result<_, _>>()?)
         })?;
         if self.json {
-            context.printer.json(&Row::from(file))?;
+            let mut rows: Vec<Row> = files.into_iter().map(Row::from).collect();
+            match rows.len() {
+                1 => context.printer.json(&rows.remove(0))?,
+                _ => context.printer.json(&rows)?,
+            }
             return Ok(ExitCode::SUCCESS);
         }
-        for (label, value) in told(&file) {
-            context.printer.line(format!("{label:>8}: {value}"))?;
+        for (number, file) in files.iter().enumerate() {
+            if number > 0 {
+                context.printer.line("")?;
+            }
+            for (label, value) in told(file) {
+                context.printer.line(format!("{label:>8}: {value}"))?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -55,7 +67,7 @@ fn told(file: &FileStat) -> Vec<(&'static str, String)> {
         told.push(("Target", name(target)));
     }
     match file.file_type {
-        FileType::CharDevice | FileType::BlockDevice => told.push(("Device", files::size(file))),
+        FileType::CharDevice | FileType::BlockDevice => told.push(("Device", files::size(file, false))),
         FileType::Regular if file.size >= 1000 => {
             told.push(("Size", format!("{} ({})", file.size, size::show(file.size))));
         }

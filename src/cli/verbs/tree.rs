@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::reading::{ReadArgs, Reading};
+use crate::cli::output::colors::{Colors, When};
 use crate::cli::output::error::CommandError;
 use crate::cli::output::files::Row;
 use crate::cli::output::printer::Output;
@@ -17,15 +18,22 @@ use crate::index::FileType;
 pub struct TreeArgs {
     #[command(flatten)]
     read: ReadArgs,
-    /// A directory of the source
-    #[arg(default_value = "/")]
-    path: PathBuf,
+    /// Directories of the source; its root if none is given
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Show directories alone
+    #[arg(short, long)]
+    directories: bool,
     /// Go no deeper than N directories
     #[arg(short = 'L', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     level: Option<u32>,
     /// Show names that begin with a dot
     #[arg(short, long)]
     all: bool,
+    /// Show names in the colours of LS_COLORS
+    #[arg(long, value_name = "WHEN", default_value = "auto", num_args = 0..=1, require_equals = true,
+        default_missing_value = "always")]
+    color: When,
     /// Print a JSON object, with what is in a directory as its `contents`
     #[arg(long)]
     json: bool,
@@ -49,22 +57,41 @@ struct Count {
 impl TreeArgs {
     /// Does it.
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
+        let paths = self.read.paths(&self.paths, Some("/"));
         self.read.read(context, |reading| {
-            let top = reading.gateway.stat_file(reading.mount, &self.path)?;
+            let tops = paths.iter().map(|path| reading.gateway.stat_file(reading.mount, path));
+            let mut tops: Vec<FileStat> = tops.collect::<Result<_, _>>()?;
             if self.json {
-                return context.printer.json(&self.branch(reading, top, 0)?);
+                if tops.len() == 1 {
+                    return context.printer.json(&self.branch(reading, tops.remove(0), 0)?);
+                }
+                let branches = tops.into_iter().map(|top| self.branch(reading, top, 0));
+                return context.printer.json(&branches.collect::<Result<Vec<_>, _>>()?);
             }
             let mut output = context.printer.output();
-            output.name(&top.path)?;
-            output.text("\n")?;
+            let colors = Colors::new(self.color, output.is_terminal());
             let mut count = Count::default();
-            self.draw(reading, &top.path, &mut output, &mut count)?;
+            for top in tops {
+                colors.name(&mut output, &top.path, &top)?;
+                output.text("\n")?;
+                self.draw(reading, &top.path, &colors, &mut output, &mut count)?;
+            }
             let plural = |n: u64, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
             let directories = plural(count.directories, "directory", "directories");
-            output.text(&format!("\n{directories}, {}\n", plural(count.files, "file", "files")))?;
+            let files = plural(count.files, "file", "files");
+            output.text(&match self.directories {
+                true => format!("\n{directories}\n"),
+                false => format!("\n{directories}, {files}\n"),
+            })?;
             output.finish()
         })?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn files(&self, reading: &Reading, dir: &Path) -> Result<Vec<FileStat>, CommandError> {
+        let mut files = reading.files(dir, self.all)?;
+        files.retain(|file| !self.directories || file.file_type == FileType::Directory);
+        Ok(files)
     }
 
     fn goes_deeper(&self, depth: usize) -> bool {
@@ -75,11 +102,12 @@ impl TreeArgs {
         &self,
         reading: &Reading,
         top: &Path,
+        colors: &Colors,
         output: &mut Output,
         count: &mut Count,
     ) -> Result<(), CommandError> {
         // For each directory on the way: what is left to be drawn of it.
-        let mut ahead = vec![reading.files(top, self.all)?.into_iter().peekable()];
+        let mut ahead = vec![self.files(reading, top)?.into_iter().peekable()];
         while let Some(files) = ahead.last_mut() {
             let Some(file) = files.next() else {
                 ahead.pop();
@@ -95,7 +123,7 @@ impl TreeArgs {
                     (false, false) => "    ",
                 })?;
             }
-            output.name(file.name())?;
+            colors.name(output, file.name(), &file)?;
             if let Some(target) = &file.link_target {
                 output.text(" -> ")?;
                 output.name(target)?;
@@ -104,7 +132,7 @@ impl TreeArgs {
             if file.file_type == FileType::Directory {
                 count.directories += 1;
                 if self.goes_deeper(depth) {
-                    ahead.push(reading.files(&file.path, self.all)?.into_iter().peekable());
+                    ahead.push(self.files(reading, &file.path)?.into_iter().peekable());
                 }
             } else {
                 count.files += 1;
@@ -116,7 +144,7 @@ impl TreeArgs {
     /// No deeper than a path can be long.
     fn branch(&self, reading: &Reading, file: FileStat, depth: usize) -> Result<Branch, CommandError> {
         let contents = if file.file_type == FileType::Directory && self.goes_deeper(depth) {
-            let files = reading.files(&file.path, self.all)?.into_iter();
+            let files = self.files(reading, &file.path)?.into_iter();
             Some(files.map(|file| self.branch(reading, file, depth + 1)).collect::<Result<_, _>>()?)
         } else {
             None
