@@ -16,6 +16,7 @@ mod large;
 mod laws;
 mod layers;
 mod lazy;
+mod local;
 mod mounts;
 mod oci;
 mod odd;

@@ -80,6 +80,15 @@ pub enum DockerError {
         /// What was asked for.
         name: String,
     },
+    /// The daemon has no such volume (any more).
+    #[error("no such volume: {name}")]
+    VolumeNotFound {
+        /// What was asked for.
+        name: String,
+    },
+    /// There is nothing to make a container of, through which a volume would be read.
+    #[error("the daemon has no image to make a container of, and a volume is read through one")]
+    NoImages,
     /// The daemon takes some names for something else than what they are.
     #[error("cannot {doing}: {engine} cannot be asked for a file of that name")]
     NameNotSupported {
@@ -198,6 +207,8 @@ impl DockerError {
                 Some(format!("get the other one first: docker pull --platform {wanted} {name}"))
             }
             DockerError::ContainerNotFound { .. } => Some("docker ps --all shows those that exist".into()),
+            DockerError::VolumeNotFound { .. } => Some("docker volume ls shows those that exist".into()),
+            DockerError::NoImages => Some("pull or load any image".into()),
             DockerError::TimedOut { .. } | DockerError::Stalled { .. } => {
                 Some("see whether docker info answers, and what the daemon's log says".into())
             }
@@ -212,7 +223,9 @@ impl DockerError {
             DockerError::Stalled { .. } | DockerError::TimedOut { .. } => io::ErrorKind::TimedOut,
             DockerError::Cut { .. } => io::ErrorKind::UnexpectedEof,
             DockerError::HungUp { .. } => io::ErrorKind::ConnectionAborted,
-            DockerError::ContainerNotFound { .. } => io::ErrorKind::NotFound,
+            DockerError::ContainerNotFound { .. }
+            | DockerError::VolumeNotFound { .. }
+            | DockerError::NoImages => io::ErrorKind::NotFound,
             _ => io::ErrorKind::Other,
         }
     }

@@ -149,11 +149,27 @@ impl Daemon {
     pub fn volumes(&self) -> Result<Vec<VolumeSummary>, DockerError> {
         let rows: VolumeRows =
             self.client.get_json("/volumes", "list the volumes", self.client.patience.answer)?;
-        let volumes = rows.volumes.unwrap_or_default().into_iter().map(|row| VolumeSummary {
-            created: row.created_at.as_deref().and_then(parse_time),
-            name: row.name,
-        });
-        Ok(volumes.collect())
+        Ok(rows.volumes.unwrap_or_default().into_iter().map(VolumeRow::into_summary).collect())
+    }
+
+    /// One volume, by its name. One request.
+    ///
+    /// # Errors
+    /// [`DockerError::VolumeNotFound`], or what else keeps the daemon from answering.
+    pub fn volume(&self, name: &str) -> Result<VolumeSummary, DockerError> {
+        let doing = format!("inspect the volume {name}");
+        let not_found = || DockerError::VolumeNotFound { name: name.to_owned() };
+        if !is_volume_name(name) {
+            return Err(not_found());
+        }
+        match self.client.get_json::<VolumeRow>(
+            &format!("/volumes/{name}"),
+            &doing,
+            self.client.patience.answer,
+        ) {
+            Err(DockerError::Refused { status: 404, .. }) => Err(not_found()),
+            row => row.map(VolumeRow::into_summary),
+        }
     }
 
     /// What becomes of images, containers and volumes from `since` on. The first read sends the request.
@@ -202,6 +218,18 @@ impl Events {
             }
         }
     }
+}
+
+impl VolumeRow {
+    fn into_summary(self) -> VolumeSummary {
+        VolumeSummary { created: self.created_at.as_deref().and_then(parse_time), name: self.name }
+    }
+}
+
+/// Whether a volume can have this name; another would lead elsewhere as a part of a URL.
+fn is_volume_name(name: &str) -> bool {
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    first && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
 impl EventRow {

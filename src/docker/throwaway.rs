@@ -85,6 +85,21 @@ impl Daemon {
         self.create(&container.image, HostConfig { mounts: Some(mounts.collect()), ..HostConfig::default() })
     }
 
+    /// Makes a container that has a volume, read-only, of whichever image is there, and nothing else. Three requests. Returns
+    /// where in it the volume is.
+    ///
+    /// # Errors
+    /// [`DockerError::NoImages`] if there is no image to make it of; or the daemon refuses.
+    pub fn throwaway_for_volume(&self, name: &str) -> Result<(Throwaway, &'static str), DockerError> {
+        const DESTINATION: &str = "/imagefs-volume";
+        let image = self.images()?.into_iter().next().ok_or(DockerError::NoImages)?;
+        // A volume that is gone would be made anew.
+        self.volume(name)?;
+        let binds = Some(vec![format!("{name}:{DESTINATION}:ro,nocopy")]);
+        let made = self.create(&image.id, HostConfig { binds, ..HostConfig::default() })?;
+        Ok((made, DESTINATION))
+    }
+
     /// Makes a container that has the volumes and binds of another one, read-only, to read them through it while
     /// the other may be running. One request.
     ///

@@ -167,12 +167,15 @@ impl Filesystem for Adapter {
         self.view.forget(node(ino), nlookup);
     }
 
-    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         self.answer(
             req,
             ino,
             reply,
-            move |view, _| view.attributes(node(ino)),
+            move |view, _| match fh {
+                Some(_) => view.attributes_of_open(node(ino)),
+                None => view.attributes(node(ino)),
+            },
             |reply: ReplyAttr, found| reply.attr(&ttl(found.certainty), &attr(&found)),
         );
     }

@@ -50,7 +50,7 @@ pub use mount_status::{MountStatus, mount_status};
 pub use names::{Directory, Item, Outline, SourceName};
 pub use node::Node;
 pub use notifier::Notifier;
-pub use session::{End, Session, SessionConfig, Stopper, mount};
+pub use session::{End, Session, SessionConfig, Stopper, mount, mount_catalog};
 pub use symlink::SymlinkError;
 pub use view::{
     Access, Attributes, BadMount, Description, LayerLabel, Layers, ListedEntry, OpenDir, Outdated, Space,

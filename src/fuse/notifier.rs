@@ -4,7 +4,9 @@
 //! may be a request which waits for what has not come. So it is told by threads of their own, for which nobody waits, or
 //! not for long.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use fuser::INodeNo;
 
+use super::catalog::IdleName;
 use super::error::SessionError;
 use super::view::{Outdated, View, ViewMount};
 
@@ -28,14 +31,15 @@ const MAX_LEISURE: Duration = Duration::from_secs(60);
 /// Replaces what a session shows, from any thread, and tells the kernel.
 #[derive(Clone)]
 pub struct Notifier {
-    view: Arc<View>,
+    /// None where the session shows a catalog.
+    view: Option<Arc<View>>,
     kernel: fuser::Notifier,
     /// Whether a thread is withdrawing names, or rests from it.
     withdrawing: Arc<AtomicBool>,
 }
 
 impl Notifier {
-    pub(super) fn new(view: Arc<View>, kernel: fuser::Notifier) -> Notifier {
+    pub(super) fn new(view: Option<Arc<View>>, kernel: fuser::Notifier) -> Notifier {
         Notifier { view, kernel, withdrawing: Arc::default() }
     }
 
@@ -47,7 +51,10 @@ impl Notifier {
     /// # Errors
     /// [`SessionError::Replace`]. If it was the kernel that failed, it may still have old names.
     pub fn replace(&self, mounts: Vec<ViewMount>) -> Result<(), SessionError> {
-        let outdated = self.view.replace(mounts).map_err(|e| SessionError::Replace(io::Error::other(e)))?;
+        let Some(view) = &self.view else {
+            return Err(SessionError::Replace(io::ErrorKind::Unsupported.into()));
+        };
+        let outdated = view.replace(mounts).map_err(|e| SessionError::Replace(io::Error::other(e)))?;
         let notifier = self.clone();
         let (done, told) = sync_channel(1);
         thread::Builder::new()
@@ -71,6 +78,7 @@ impl Notifier {
     /// Sees to it that what was replaced, and is still in use, goes when that ends. To be called now and then; it leaves the
     /// work to another thread, which does it as often as it may cost the kernel a microsecond for each name.
     pub fn withdraw(&self) {
+        let Some(view) = self.view.clone() else { return };
         if self.withdrawing.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -78,7 +86,7 @@ impl Notifier {
         let spawned = thread::Builder::new().name("imagefs-notify".into()).spawn(move || {
             let begun = Instant::now();
             let mut told = Ok(());
-            notifier.view.withdraw(&mut |outdated| {
+            view.withdraw(&mut |outdated| {
                 if told.is_ok() {
                     told = notifier.tell(&outdated);
                 }
@@ -87,6 +95,26 @@ impl Notifier {
                 tracing::debug!("names of what was replaced: {error}");
             }
             thread::sleep((begun.elapsed() * LEISURE).min(MAX_LEISURE));
+            notifier.withdrawing.store(false, Ordering::Release);
+        });
+        if spawned.is_err() {
+            self.withdrawing.store(false, Ordering::Release);
+        }
+    }
+
+    /// Has the kernel drop names of a catalog, with all that it knows beneath, as far as nobody uses it; by a thread of its own,
+    /// unless the one from before is still at it.
+    pub fn drop_names(&self, names: Vec<IdleName>) {
+        if names.is_empty() || self.withdrawing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let notifier = self.clone();
+        let spawned = thread::Builder::new().name("imagefs-notify".into()).spawn(move || {
+            for IdleName { dir, name } in names {
+                if let Err(error) = notifier.kernel.inval_entry(INodeNo(dir.0), OsStr::from_bytes(&name)) {
+                    tracing::debug!("the name of an idle source: {error}");
+                }
+            }
             notifier.withdrawing.store(false, Ordering::Release);
         });
         if spawned.is_err() {

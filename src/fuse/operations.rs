@@ -17,6 +17,10 @@ pub(super) trait Operations: Send + Sync {
     fn absence(&self, dir: Node) -> Certainty;
     fn forget(&self, node: Node, times: u64);
     fn attributes(&self, node: Node) -> Result<Attributes, ViewError>;
+    /// The same for whoever has the file open, and is about to read as many bytes as it has.
+    fn attributes_of_open(&self, node: Node) -> Result<Attributes, ViewError> {
+        self.attributes(node)
+    }
     fn access(&self, node: Node, access: Access) -> Result<(), ViewError>;
     fn read_link(&self, node: Node) -> Result<Vec<u8>, ViewError>;
     fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize, ViewError>;

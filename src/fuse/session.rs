@@ -14,9 +14,11 @@ use fuser::INodeNo;
 
 use super::adapter::Adapter;
 use super::attach;
+use super::catalog::Catalog;
 use super::error::SessionError;
 use super::mount_status::{self, FILESYSTEM_TYPE, MountStatus};
 use super::notifier::Notifier;
+use super::operations::Operations;
 use super::polling::Polling;
 use super::readahead::Readahead;
 use super::view::View;
@@ -119,21 +121,33 @@ pub struct Session {
 
 /// Mounts `view`. The mount answers when this returns.
 pub fn mount(view: View, config: &SessionConfig) -> Result<Session, SessionError> {
+    let view = Arc::new(view);
+    mount_operations(view.clone(), Some(view), config)
+}
+
+/// Mounts a catalog of many sources. The mount answers when this returns.
+pub fn mount_catalog(catalog: Arc<Catalog>, config: &SessionConfig) -> Result<Session, SessionError> {
+    mount_operations(catalog, None, config)
+}
+
+fn mount_operations(
+    shown: Arc<dyn Operations>,
+    view: Option<Arc<View>>,
+    config: &SessionConfig,
+) -> Result<Session, SessionError> {
     let mountpoint = attach::check_mountpoint(&config.mountpoint)?;
     let threads = config.threads.unwrap_or_else(default_threads).max(1);
     let readahead = Arc::new(Readahead::default());
-    let view = Arc::new(view);
     let device = attach::attach(&mountpoint, config)?;
     // Not before: its thread ends with the adapter.
-    let waiting = match view.is_final() {
+    let waiting = match shown.is_final() {
         true => Ok(None),
         false => WaitingRoom::open(config.timeout).map(Some),
     };
     let waiting = waiting.map_err(|error| abandon(&mountpoint, error))?;
     // With a single CPU nobody can ask while the server polls.
     let polled = if cpus() > 1 { device.try_clone().ok() } else { None };
-    let adapter =
-        Adapter::new(view.clone(), waiting.clone(), Arc::clone(&readahead), polled.map(Polling::new));
+    let adapter = Adapter::new(shown, waiting.clone(), Arc::clone(&readahead), polled.map(Polling::new));
     let (sender, events) = mpsc::channel();
 
     let mut settings = fuser::Config::default();

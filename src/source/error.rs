@@ -18,6 +18,9 @@ use crate::tarfile::ScanError;
 /// Why a source cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// It is all that an engine has, and not one thing.
+    #[error("local: is all that the engine has, and not one image or container")]
+    Many,
     /// The transport is one that imagefs does not read.
     #[error("the transport {transport}: is not supported")]
     Transport {
@@ -166,6 +169,9 @@ impl SourceError {
     pub fn hint(&self) -> Option<String> {
         match self.original() {
             SourceError::Transport { instead, .. } => Some((*instead).to_owned()),
+            SourceError::Many => {
+                Some("mount it, and look below the mountpoint: imagefs mount local: DIR".to_owned())
+            }
             SourceError::Endpoint(e) => e.hint(),
             SourceError::Docker(e) => e.hint(),
             SourceError::Oci(e) => e.hint(),

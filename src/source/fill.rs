@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::export_limit::{ExportLimit, ExportPermit};
 use super::place::Place;
 use super::watched::Watched;
 use super::{Context, Details, SourceError};
@@ -63,6 +64,7 @@ struct Work {
     progress: Arc<Progress>,
     thread: Mutex<Option<JoinHandle<Outcome>>>,
     failure: OnceLock<Arc<SourceError>>,
+    exports: Option<ExportLimit>,
 }
 
 /// What becomes of it: an error is told to all who wait.
@@ -242,7 +244,8 @@ impl Work {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let told = Arc::clone(self);
         let spawned = std::thread::Builder::new().name("fill".into()).spawn(move || {
-            let result = work().map_err(Arc::new);
+            let turn = told.turn(&grower);
+            let result = turn.and_then(|_turn| work()).map_err(Arc::new);
             match &result {
                 Ok(_) => told.progress.enter(Phase::Done),
                 Err(error) => {
@@ -258,6 +261,12 @@ impl Work {
         });
         *thread = Some(spawned.map_err(SourceError::Thread)?);
         Ok(())
+    }
+
+    /// Waits until one more may be filled.
+    fn turn(&self, grower: &Grower) -> Result<Option<ExportPermit>, SourceError> {
+        let turn = self.exports.as_ref().map(|exports| exports.acquire(&self.progress, || grower.alive()));
+        Ok(turn.transpose()?)
     }
 
     /// Writes down why nothing more comes.
@@ -286,7 +295,12 @@ impl Fill {
         Fill {
             content: plan.content.clone(),
             details: plan.details.clone(),
-            work: Arc::new(Work { progress, thread: Mutex::default(), failure: OnceLock::new() }),
+            work: Arc::new(Work {
+                progress,
+                thread: Mutex::default(),
+                failure: OnceLock::new(),
+                exports: context.exports.cloned(),
+            }),
             entry: None,
             archive_in_place: None,
         }

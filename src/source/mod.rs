@@ -7,15 +7,18 @@
 mod container;
 mod error;
 mod exact;
+mod export_limit;
 mod fill;
 mod history;
 mod image;
+mod inventory;
 mod layers;
 mod on_demand;
 mod place;
 mod single_paths;
 mod spec;
 mod tarball;
+mod volume;
 mod watched;
 
 use std::ffi::{OsStr, OsString};
@@ -38,7 +41,9 @@ use self::layers::Packed;
 
 pub use crate::cache::Kind;
 pub use error::SourceError;
+pub use export_limit::ExportLimit;
 pub use history::{LayerChange, LayerHistory, LayerUse};
+pub use inventory::{EngineWatch, Inventory};
 pub(crate) use single_paths::{Fetched, Found, SinglePaths};
 pub use spec::{Spec, absolute};
 
@@ -54,6 +59,8 @@ pub struct Context<'a> {
     pub max_size: Option<u64>,
     /// Whether a daemon's image is to be got as its layers are stored, instead of as the daemon exports it.
     pub exact: bool,
+    /// How many exports may be under way at one time, where that is limited.
+    pub exports: Option<&'a ExportLimit>,
     /// Told how far things are, and asked whether to go on.
     pub progress: &'a Arc<Progress>,
 }
@@ -61,7 +68,7 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// What most sources need: the daemon and the platform are those that the environment and the machine suggest.
     pub fn new(cache: &'a Cache, progress: &'a Arc<Progress>) -> Context<'a> {
-        Context { cache, host: None, platform: None, max_size: None, exact: false, progress }
+        Context { cache, host: None, platform: None, max_size: None, exact: false, exports: None, progress }
     }
 
     fn limits(&self) -> Limits {
@@ -281,6 +288,8 @@ fn find(source: &OsStr, start: Start, context: &Context<'_>) -> Result<Source, S
         Spec::Name(name) => return find_name(source, &name, start, context),
         Spec::Image(name) => return find_image(source, &name, start, context),
         Spec::Container(name) => return container::open(source, &name.parse()?, start, context),
+        Spec::Volume(name) => return volume::open(source, &name, context),
+        Spec::Local => return Err(SourceError::Many),
         Spec::Tar(path) => tarball::open(source, &path, context)?,
         Spec::Packed { transport, path, reference } => {
             let packed = Packed::new(&path, Some(transport), reference, context);

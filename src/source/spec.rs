@@ -18,6 +18,10 @@ pub enum Spec {
     Image(String),
     /// A container of the daemon's, by name or id.
     Container(String),
+    /// A volume of the daemon's, by name.
+    Volume(String),
+    /// All that the daemon has. It can be mounted, and is no source by itself.
+    Local,
     /// A tar of a root filesystem, perhaps compressed.
     Tar(PathBuf),
     /// An image in an archive or a layout.
@@ -65,6 +69,12 @@ impl Spec {
         }
         if let Some(name) = bytes.strip_prefix(b"container:") {
             return Ok(Spec::Container(text(source, name)?));
+        }
+        if let Some(name) = bytes.strip_prefix(b"volume:") {
+            return Ok(Spec::Volume(text(source, name)?));
+        }
+        if bytes == b"local:" {
+            return Ok(Spec::Local);
         }
         let looks_like_a_path = [&b"/"[..], b"./", b"../"].iter().any(|start| bytes.starts_with(start));
         if looks_like_a_path || is_source(Path::new(source)) {

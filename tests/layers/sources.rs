@@ -54,12 +54,11 @@ impl Place {
         let progress = Arc::new(Progress::new());
         let platform = ask.platform.map(|text| text.parse().unwrap());
         let context = Context {
-            cache: &self.cache,
             host: ask.host,
             platform: platform.as_ref(),
             max_size: ask.max_size,
             exact: ask.exact,
-            progress: &progress,
+            ..Context::new(&self.cache, &progress)
         };
         let spelled = spelled.replace('%', self.directory.path().to_str().unwrap());
         let source = source::open(spelled.as_ref(), &context).and_then(|mut source| {

@@ -195,6 +195,7 @@ fn of_source(error: &SourceError) -> Kind {
         | SourceError::NoLayers { .. }
         | SourceError::BadName(_)
         | SourceError::Unchanging(_)
+        | SourceError::Many
         | SourceError::Endpoint(_) => Kind::Usage,
         SourceError::Docker(error) => of_docker(error),
         SourceError::Cache(error) => of_cache(error),
@@ -242,7 +243,9 @@ fn of_docker(error: &DockerError) -> Kind {
         DockerError::Endpoint(_) | DockerError::BadName(_) => Kind::Usage,
         DockerError::ImageNotFound { .. }
         | DockerError::WrongPlatform { .. }
-        | DockerError::ContainerNotFound { .. } => Kind::NotFound,
+        | DockerError::ContainerNotFound { .. }
+        | DockerError::VolumeNotFound { .. }
+        | DockerError::NoImages => Kind::NotFound,
         _ => Kind::Daemon,
     }
 }

@@ -5,6 +5,7 @@
 pub mod background;
 pub mod control;
 pub mod layout;
+pub mod local;
 pub mod mountpoint;
 pub mod options;
 pub mod runtime_dir;

@@ -39,7 +39,7 @@ const fn value(
     Known { name, root_only: false, takes: Takes::Value(spelled, set) }
 }
 
-const KNOWN: [Known; 16] = [
+const KNOWN: [Known; 17] = [
     flag("ro", |_| {}),
     flag("flat", |o| o.flat = true),
     flag("exact", |o| o.exact = true),
@@ -71,6 +71,10 @@ const KNOWN: [Known; 16] = [
     flag("remount", |o| o.remount = true),
     value("fsname", "NAME", |o, v| {
         o.fsname = Some(v.to_owned());
+        Some(())
+    }),
+    value("only", "PATTERN", |o, v| {
+        o.only = Some(v.to_owned());
         Some(())
     }),
     value("timeout", "SECONDS", |o, v| seconds(v).map(|timeout| o.timeout = Some(timeout))),
@@ -140,6 +144,8 @@ pub struct MountOptions {
     pub remount: bool,
     /// What mount(8) and df(1) show as the source.
     pub fsname: Option<String>,
+    /// Of all that an engine has, the names that are shown.
+    pub only: Option<String>,
     /// How long what has not come yet is waited for while nothing comes.
     pub timeout: Option<Duration>,
 }

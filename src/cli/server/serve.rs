@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 
 use super::background::Detached;
 use super::layout::Shown;
+use super::local::LocalEngine;
 use super::mountpoint::Mountpoint;
 use super::sessions::{Record, Register, Registration, Remains, Stage};
 use super::supervisor::{self, Supervisor, is_coming, lock};
@@ -26,25 +27,31 @@ use crate::cli::output::printer::Printer;
 use crate::cli::output::time::now;
 use crate::cli::process::scoped_task::{Ended, during};
 use crate::cli::process::signals::{self, PATIENCE};
-use crate::fuse::{self, End, SessionConfig, Stopper, View};
+use crate::fuse::{self, End, Session, SessionConfig, Stopper, View};
 use crate::owner::Owner;
 use crate::progress::{Phase, Progress};
-use crate::source::Source;
 
 /// How long of [`PATIENCE`] is left to a server that has not ended by itself.
 const LAST: Duration = Duration::from_secs(1);
 
-/// What there is to mount, once the source has been opened.
+/// What there is to mount, once it has been opened.
 pub struct Prepared {
-    /// What is shown.
-    pub view: View,
     /// How it is mounted.
     pub config: SessionConfig,
-    /// What it is shown of; it may still be on its way.
-    pub source: Shown,
-    /// Where a container that is refreshed goes.
-    pub cache: Cache,
+    /// What is shown.
+    pub content: MountContent,
 }
+
+/// What a mount shows.
+pub enum MountContent {
+    /// One source, as `view` lays it out. It may still be on its way; `cache` is where a container that is refreshed goes.
+    Source { view: Box<View>, source: Shown, cache: Cache },
+    /// All that an engine has.
+    Engine(Box<LocalEngine>),
+}
+
+/// What runs beside a session until it has ended.
+type Companion<'a> = Box<dyn FnOnce(&Ended) + Send + 'a>;
 
 /// What the server is told by the command that starts it.
 pub struct Errand<'a> {
@@ -84,13 +91,32 @@ pub fn serve(
     let prepared = during(|ended| show(&progress, &mut registration, printer, ended), || prepare(&progress));
     printer.end_bar();
     ending.check()?;
-    let Prepared { view, config, source, cache } = prepared?;
+    let Prepared { config, content } = prepared?;
 
-    let session = fuse::mount(view, &config)?;
-    ending.arm(session.stopper());
     let log = registration.record().log.clone();
-    let supervisor = Supervisor::new(&source, progress, cache, session.notifier(), &mut registration)?;
-    announce(printer, &mountpoint.path, &lock(&source), errand.detached.is_none());
+    // Dropped last: what is still being read is given up then, and its container removed.
+    let (source, engine);
+    let (session, coming, companion): (Session, bool, Companion<'_>) = match content {
+        MountContent::Source { view, source: shown, cache } => {
+            source = shown;
+            let session = fuse::mount(*view, &config)?;
+            ending.arm(session.stopper());
+            let notifier = session.notifier();
+            let supervisor = Supervisor::new(&source, progress, cache, notifier, &mut registration)?;
+            let coming = is_coming(&lock(&source));
+            (session, coming, Box::new(|ended| supervisor.serve(ended)))
+        }
+        MountContent::Engine(opened) => {
+            engine = opened;
+            let session = fuse::mount_catalog(Arc::clone(&engine.catalog), &config)?;
+            ending.arm(session.stopper());
+            let notifier = session.notifier();
+            engine.record(&mut registration);
+            let (engine, registration) = (&engine, &mut registration);
+            (session, false, Box::new(move |ended| engine.serve(&notifier, registration, ended)))
+        }
+    };
+    announce(printer, &mountpoint.path, coming, errand.detached.is_none());
     // A mount answers from here on, so a signal ends it as it ends one that has stood for hours. Only the command that
     // waits for a server in the background is not told of a mount that goes at once.
     let mut told = Ok(());
@@ -100,16 +126,11 @@ pub fn serve(
             detached.ready(&log)?;
         }
     }
-    let end = during(
-        |ended| supervisor.serve(ended),
-        || {
-            let end = session.wait();
-            ending.disarm();
-            Ok(end?)
-        },
-    )?;
-    // What is still being read is given up, and its container removed.
-    drop(source);
+    let end = during(companion, || {
+        let end = session.wait();
+        ending.disarm();
+        Ok(end?)
+    })?;
     match end {
         End::Unmounted => tracing::info!("unmounted"),
         End::Stopped => tracing::info!("stopped"),
@@ -119,8 +140,7 @@ pub fn serve(
 }
 
 /// Tells whoever waits that the mount is there: a service manager, and a person at a terminal.
-fn announce(printer: &Printer, mountpoint: &Path, source: &Source, foreground: bool) {
-    let coming = is_coming(source);
+fn announce(printer: &Printer, mountpoint: &Path, coming: bool, foreground: bool) {
     if foreground {
         // Without a service manager it does nothing; one that is gone is missed by nobody.
         let status = if coming { "mounted; the source is still being read" } else { "mounted" };
@@ -163,6 +183,7 @@ fn register(errand: &Errand<'_>) -> Result<Registration, CommandError> {
         entries: 0,
         failure: None,
         archive: PathBuf::new(),
+        open: Vec::new(),
     })?;
     // Two that start at once both see each other here; neither then hides the other's mount beneath its own.
     let others = register.records()?;

@@ -82,6 +82,9 @@ pub struct Record {
     /// The tar that is served where it lies, and which `id` describes; empty if there is none.
     #[serde(default, with = "text")]
     pub archive: PathBuf,
+    /// Of a mount of many sources, the names of those that are open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<String>,
 }
 
 /// The register.
@@ -268,6 +271,7 @@ mod tests {
             entries: 0,
             failure: None,
             archive: PathBuf::new(),
+            open: Vec::new(),
         }
     }
 

@@ -75,6 +75,7 @@ impl SourceArgs {
             platform: self.platform.as_ref(),
             max_size: self.max_size,
             exact: false,
+            exports: None,
             progress,
         }
     }

@@ -10,9 +10,10 @@ use super::context::SourceArgs;
 use crate::cli::output::error::CommandError;
 use crate::cli::server::background::{self, Detached};
 use crate::cli::server::layout::view;
+use crate::cli::server::local::{LOCAL, LocalEngine};
 use crate::cli::server::mountpoint::{Mountpoint, locate};
 use crate::cli::server::options::MountOptions;
-use crate::cli::server::serve::{Errand, Prepared, serve};
+use crate::cli::server::serve::{Errand, MountContent, Prepared, serve};
 use crate::fuse::{self, SessionConfig};
 use crate::source;
 
@@ -24,6 +25,7 @@ Examples:
   imagefs mount oci:DIR:latest /mnt/x          an image that no daemon has
   imagefs mount container:web /mnt/web         a container, with its volumes
   imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked
+  imagefs mount local: /mnt/docker             all that the engine has
 
 Mount options, given by -o as for mount(8):
   ro                 accepted; a mount is always read-only
@@ -43,6 +45,7 @@ Mount options, given by -o as for mount(8):
   provenance         list what names a file's layer among its attributes;
                      implies exact
   fsname=NAME        what df(1) and mount(8) show as the source
+  only=PATTERN       of local:, what is named so, as in only=ghcr.io/*
   timeout=SECONDS    how long a read waits while nothing comes (default 30)
 
 What every filesystem takes is taken too: defaults, nosuid, nodev, nofail, x-…
@@ -67,7 +70,7 @@ pub struct MountArgs {
     /// What begins with /, ./ or ../, or is the name of a file or an image layout here, is a path, and what it holds is
     /// found out: a root filesystem, or an image as docker save, podman save, skopeo and others write it. Of several images,
     /// :NAME or :@NUMBER behind the path chooses one. Everything else is an image of the daemon's, or else a container. To
-    /// say which, write docker-daemon:NAME, container:NAME, tar:PATH, docker-archive:PATH, oci-archive:PATH or oci:DIR.
+    /// say which, write docker-daemon:NAME, container:NAME, volume:NAME, tar:PATH, docker-archive:PATH, oci-archive:PATH or oci:DIR.
     source: OsString,
     /// An empty directory
     mountpoint: PathBuf,
@@ -130,15 +133,10 @@ impl MountArgs {
             printer: &context.printer,
             detached,
         };
+        let printer = &context.printer;
         serve(errand, |progress| {
-            let mut source = source::open(
-                &self.source,
-                &source::Context { exact: options.exact, ..self.source_args.context(&cache, progress) },
-            )?;
-            source.notes.iter().for_each(|note| context.printer.note(note));
-            if self.wait {
-                source.wait()?;
-            }
+            let context =
+                source::Context { exact: options.exact, ..self.source_args.context(&cache, progress) };
             let defaults = SessionConfig::new(&mountpoint.path);
             let config = SessionConfig {
                 fsname: options.fsname.clone().map_or_else(|| named.clone(), OsString::from),
@@ -149,9 +147,18 @@ impl MountArgs {
                 timeout: options.timeout.unwrap_or(defaults.timeout),
                 ..defaults
             };
+            if self.source == LOCAL {
+                let content = MountContent::Engine(Box::new(LocalEngine::open(&cache, &context, &options)?));
+                return Ok(Prepared { config, content });
+            }
+            let mut source = source::open(&self.source, &context)?;
+            source.notes.iter().for_each(|note| printer.note(note));
+            if self.wait {
+                source.wait()?;
+            }
             let source = Arc::new(RwLock::new(source));
-            let view = view(&source, &options)?;
-            Ok(Prepared { view, config, source, cache: cache.clone() })
+            let view = Box::new(view(&source, &options)?);
+            Ok(Prepared { config, content: MountContent::Source { view, source, cache: cache.clone() } })
         })
     }
 }

@@ -12,6 +12,7 @@ use crate::cli::output::error::CommandError;
 use crate::cli::output::escape::name;
 use crate::cli::output::size;
 use crate::cli::output::text;
+use crate::cli::server::local::LOCAL;
 use crate::cli::server::sessions::{Record, Register, Stage};
 use crate::fuse::{MountStatus, mount_status};
 use crate::index::FileIdentity;
@@ -130,6 +131,8 @@ struct Row<'a> {
     entries: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    open: &'a [String],
     #[serde(with = "text")]
     log: &'a PathBuf,
 }
@@ -160,6 +163,7 @@ fn row(record: &Record, state: State) -> Row<'_> {
         bytes: record.bytes,
         entries: record.entries,
         failure: record.failure.as_deref(),
+        open: &record.open,
         log: &record.log,
     }
 }
@@ -177,7 +181,10 @@ fn cells(record: &Record, state: State) -> [String; 6] {
     [
         name(&record.mountpoint),
         name(&record.source),
-        short_id(&record.id),
+        match record.source == LOCAL {
+            true => format!("{} open", record.open.len()),
+            false => short_id(&record.id),
+        },
         record.owner.pid().to_string(),
         record.since.clone(),
         state,

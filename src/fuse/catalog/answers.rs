@@ -115,10 +115,25 @@ impl Catalog {
         self.directory(slot, root_of_mount_0(), source.name.mtime, 2, 0o755)
     }
 
+    /// The description of a source that nobody has entered. What it says takes the source, and so does its length: until it
+    /// is read it has none, as a file of procfs.
+    fn unopened_description(&self, slot: u16, source: &SourceSlot) -> Attributes {
+        Attributes {
+            node: outward(slot, Node::DESCRIPTION).unwrap_or(Node::ROOT),
+            file_type: FileType::Regular,
+            perm: 0o444,
+            nlink: 1,
+            size: 0,
+            blocks: 0,
+            ..self.unopened_root(slot, source)
+        }
+    }
+
     /// What a name in the top directory of an unopened source leads to, where that can be told.
     fn in_outline(&self, slot: u16, source: &SourceSlot, name: &[u8]) -> Option<Option<Attributes>> {
         match (source.name.outline, name) {
-            (Outline::Unknown, _) | (_, DESCRIPTION_NAME) => None,
+            (Outline::Unknown, _) => None,
+            (_, DESCRIPTION_NAME) => Some(Some(self.unopened_description(slot, source))),
             (_, ROOTFS) => Some(Some(self.unopened_root(slot, source))),
             _ => Some(None),
         }
@@ -324,13 +339,25 @@ impl Operations for Catalog {
             }
             Spot::Source { slot, source, local: Node::ROOT } => self.top_of(slot, &source),
             Spot::Source { slot, source, local } => {
-                let told = source.name.outline == Outline::RootAndDescription && local == root_of_mount_0();
+                let told = source.name.outline == Outline::RootAndDescription;
                 match self.sources.opened(&source.key) {
-                    None if told => Ok(self.unopened_root(slot, &source)),
+                    None if told && local == root_of_mount_0() => Ok(self.unopened_root(slot, &source)),
+                    None if told && local == Node::DESCRIPTION => {
+                        Ok(self.unopened_description(slot, &source))
+                    }
                     Some(opened) => outside(slot, opened.source.view.attributes(local)?),
                     None => outside(slot, self.sources.open(&source.key)?.source.view.attributes(local)?),
                 }
             }
+        }
+    }
+
+    fn attributes_of_open(&self, node: Node) -> Result<Attributes, ViewError> {
+        match self.spot(node)? {
+            Spot::Source { slot, source, local } if local != Node::ROOT => {
+                outside(slot, self.sources.open(&source.key)?.source.view.attributes(local)?)
+            }
+            _ => self.attributes(node),
         }
     }
 
@@ -490,16 +517,7 @@ impl Operations for Catalog {
                         Catalog::list_outline(slot, dir.node(), offset, &mut |entry| {
                             let attributes = match entry.name {
                                 ROOTFS => self.unopened_root(slot, &source),
-                                // What it says takes the source; who reads it asks for its size again.
-                                DESCRIPTION_NAME => Attributes {
-                                    file_type: FileType::Regular,
-                                    perm: 0o444,
-                                    nlink: 1,
-                                    size: 0,
-                                    blocks: 0,
-                                    node: entry.node,
-                                    ..self.unopened_root(slot, &source)
-                                },
+                                DESCRIPTION_NAME => self.unopened_description(slot, &source),
                                 _ => Attributes { node: entry.node, ..self.unopened(slot, &source) },
                             };
                             give(slot, entry, &attributes)
@@ -553,7 +571,8 @@ impl Operations for Catalog {
         match self.spot(node) {
             Ok(Spot::Source { source, local, .. }) => match self.sources.opened(&source.key) {
                 Some(opened) => opened.source.view.last_progress(local),
-                None => self.sources.opening_since(&source.key),
+                // Whoever opens it has deadlines of his own.
+                None => self.sources.is_opening(&source.key).then(Instant::now),
             },
             _ => None,
         }

@@ -108,6 +108,24 @@ impl Catalog {
         self.sources.usage()
     }
 
+    /// The names by which what is open is known to the kernel.
+    pub fn open_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .slots
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|(_, slot)| slot.held > 0)
+            .filter(|(_, slot)| match &slot.role {
+                slots::Role::Source(source) => self.sources.opened(&source.key).is_some(),
+                slots::Role::Directory => false,
+            })
+            .map(|(_, slot)| String::from_utf8_lossy(&slot.path).into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
     /// Why sources could not be opened or read, the latest of each.
     pub fn failures(&self) -> Vec<String> {
         self.sources.failures()

@@ -61,7 +61,7 @@ impl Opened {
 }
 
 enum SourceState {
-    Opening(Instant),
+    Opening,
     Open(Arc<Opened>),
     Failed(Instant, String),
 }
@@ -100,20 +100,14 @@ impl Sources {
     /// The source, if it is open.
     pub fn opened(&self, key: &SourceKey) -> Option<Arc<Opened>> {
         match self.read().get(key) {
-            Some(SourceState::Open(opened)) => {
-                opened.touch();
-                Some(Arc::clone(opened))
-            }
+            Some(SourceState::Open(opened)) => Some(Arc::clone(opened)),
             _ => None,
         }
     }
 
-    /// Since when the source is being opened.
-    pub fn opening_since(&self, key: &SourceKey) -> Option<Instant> {
-        match self.read().get(key) {
-            Some(SourceState::Opening(since)) => Some(*since),
-            _ => None,
-        }
+    /// Whether the source is being opened.
+    pub fn is_opening(&self, key: &SourceKey) -> bool {
+        matches!(self.read().get(key), Some(SourceState::Opening))
     }
 
     /// The source, which is opened if it is not.
@@ -122,19 +116,20 @@ impl Sources {
     /// [`TreeError::NotYet`] until it is open; [`ViewError::Unavailable`] if it could not be opened.
     pub fn open(&self, key: &SourceKey) -> Result<Arc<Opened>, ViewError> {
         if let Some(opened) = self.opened(key) {
+            opened.touch();
             return Ok(opened);
         }
         {
             let mut states = self.states.write().unwrap_or_else(PoisonError::into_inner);
             match states.get(key) {
                 Some(SourceState::Open(opened)) => return Ok(Arc::clone(opened)),
-                Some(SourceState::Opening(_)) => return Err(TreeError::NotYet.into()),
+                Some(SourceState::Opening) => return Err(TreeError::NotYet.into()),
                 Some(SourceState::Failed(when, why)) if when.elapsed() < RETRY => {
                     return Err(ViewError::Unavailable(why.clone()));
                 }
                 Some(SourceState::Failed(..)) | None => {}
             }
-            states.insert(key.clone(), SourceState::Opening(Instant::now()));
+            states.insert(key.clone(), SourceState::Opening);
         }
         let jobs = self.jobs().clone();
         match jobs.is_some_and(|jobs| jobs.try_send(key.clone()).is_ok()) {
@@ -172,7 +167,7 @@ impl Sources {
                     false
                 }
                 SourceState::Failed(when, _) => when.elapsed() < RETRY,
-                SourceState::Open(_) | SourceState::Opening(_) => true,
+                SourceState::Open(_) | SourceState::Opening => true,
             });
         }
         // Not under the lock: a source may have to end what it is doing.

@@ -190,6 +190,7 @@ fn listing_and_stat_open_nothing_that_is_known_from_outside() {
     assert_eq!(a.mtime.secs, 7, "when it was made, as the engine's list has it");
     assert_eq!(plain(&session.list(a.node)), [".", "..", ".imagefs.json", "rootfs"]);
     assert_eq!(session.walk("images/a:1/rootfs").unwrap().file_type, FileType::Directory);
+    assert_eq!(session.walk("images/a:1/.imagefs.json").unwrap().size, 0, "not known yet");
     assert!(session.walk("images/a:1/.git").is_none());
     assert!(session.walk("containers/web").is_some());
     assert_eq!(session.opened(), [""; 0]);
