@@ -65,13 +65,13 @@ install_missing() {
     ((EUID == 0)) || command -v sudo >/dev/null || die "have root install these first: ${missing[*]}"
     say "installing ${missing[*]}"
     as_root apt-get -qq update
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${missing[@]}" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# Some of what imagefs is made of is C.
-install_compiler() {
-    if ! command -v cc >/dev/null || [[ ! -e /usr/include/stdio.h ]]; then install_missing gcc libc6-dev; fi
-}
+# What building needs besides Rust: some of what imagefs is made of is C, and cargo has to believe the registry.
+# shellcheck disable=SC2034 # as above
+build_packages=(ca-certificates)
+if ! command -v cc >/dev/null || [[ ! -e /usr/include/stdio.h ]]; then build_packages+=(gcc libc6-dev); fi
 
 # Fails, with advice, unless there is a Rust toolchain that is new enough.
 need_rust() {

@@ -179,3 +179,28 @@ fn no_files_of_the_command_line_import_each_other_in_a_circle() {
     }
     assert!(left.is_empty(), "a circle is among these: {left:#?}");
 }
+
+#[test]
+fn every_script_tells_about_itself_and_has_its_row() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = fs::read_to_string(root.join("CONTRIBUTING.md")).unwrap();
+    let mut scripts = 0;
+    for entry in fs::read_dir(root.join("scripts")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name == "common.sh" {
+            continue;
+        }
+        scripts += 1;
+        assert!(
+            table.contains(&format!("| `scripts/{name}")),
+            "CONTRIBUTING.md does not say when to run {name}"
+        );
+        let mut command = std::process::Command::new(&path);
+        let output = command.arg("--help").current_dir("/").output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{name}: {:?}", output.stderr);
+        assert!(told.contains(name), "{name} --help tells {told:?}");
+    }
+    assert!(scripts > 5);
+}
