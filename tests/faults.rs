@@ -323,6 +323,27 @@ fn a_disk_that_is_full_before_an_archive_is_unpacked() {
 }
 
 #[test]
+fn a_disk_that_becomes_full_is_given_back_while_the_mount_stays() {
+    let place = Place::new();
+    let disk = place.small_disk("disk");
+    let mut command = place.0.imagefs(["mount", "--host", Daemon::docker().host(), SMALL, "mnt"]);
+    place.0.run(command.env("IMAGEFS_CACHE_DIR", &disk)).success();
+    assert!(wait_until(|| place.only_mount()["state"] == "broken"), "{}", place.only_mount());
+    let failure = place.only_mount()["failure"].to_string();
+    assert!(failure.contains("no space left in the cache"), "{failure}");
+    let free = || {
+        let disk = rustix::fs::statvfs(&disk).unwrap();
+        disk.f_bavail * disk.f_frsize
+    };
+    assert!(wait_until(|| free() > 900 << 10), "{} bytes are free", free());
+    // What has come of names is shown, and the bytes are not there.
+    assert!(fs::read_dir(place.0.path("mnt/rootfs")).unwrap().next().is_some());
+    place.0.unmount(&place.0.path("mnt"));
+    succeed(place.0.command("umount").arg(&disk));
+    place.assert_clean(&place.0.path("cache"));
+}
+
+#[test]
 fn an_index_that_cannot_be_used_is_made_anew() {
     let place = Place::new();
     let tar = archives::fixture("small.tar");

@@ -1,6 +1,7 @@
 //! Every integration test, in one binary. The tiers are the modules: `cargo test --test all cli::` runs one.
 
 mod background;
+mod bounds;
 mod cache;
 mod cli;
 mod containers;
@@ -12,6 +13,7 @@ mod fixtures;
 mod gateway;
 mod images;
 mod index;
+mod injection;
 mod large;
 mod laws;
 mod layers;

@@ -173,6 +173,11 @@ impl DataWriter {
         Ok(())
     }
 
+    /// What [gives back](DataFile::discard) the disk that it takes, where it comes to nothing.
+    pub fn disk(&self) -> Result<DataFile, CacheError> {
+        self.data.try_clone().map_err(|e| self.error(e))
+    }
+
     /// Ends the data here.
     pub fn finish(self) -> Written {
         let external = self.data.external().list().into_iter().map(|(run, _)| run).collect();

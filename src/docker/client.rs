@@ -15,12 +15,14 @@ use bollard::errors::Error as BollardError;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::endpoint::{Address, Endpoint};
 use super::error::{Cause, DockerError, Unreachable};
 use super::stream::ByteStream;
 use super::transport;
+use crate::progress::{OnCancel, Progress};
 
 /// The longest JSON answer that is read, in bytes.
 const JSON_LIMIT: usize = 64 << 20;
@@ -39,6 +41,8 @@ pub struct Patience {
     pub first_byte: Duration,
     /// Between two pieces of a stream.
     pub idle: Duration,
+    /// For a container to be removed. Nobody can hang that up, as it is what is done at last.
+    pub remove: Duration,
 }
 
 impl Default for Patience {
@@ -48,6 +52,7 @@ impl Default for Patience {
             answer: Duration::from_secs(120),
             first_byte: Duration::from_secs(6 * 3600),
             idle: Duration::from_secs(120),
+            remove: Duration::from_secs(30),
         }
     }
 }
@@ -57,15 +62,44 @@ pub(super) struct Client {
     docker: Docker,
     pub(super) endpoint: Endpoint,
     pub(super) patience: Patience,
+    /// The task that all this is for: once it is cancelled, every wait ends.
+    task: Option<Arc<Progress>>,
 }
 
+/// How long a container may take to be removed once nobody waits for anything else any more.
+const REMOVE_CANCELLED: Duration = Duration::from_secs(5);
+
 impl Client {
-    /// Prepares to speak with a daemon; makes no request.
+    /// Prepares to speak with a daemon, for a task; makes no request.
     ///
     /// # Errors
     /// The socket or a TLS file is not there, or not for us.
-    pub(super) fn open(endpoint: &Endpoint, patience: Patience) -> Result<Client, DockerError> {
-        Ok(Client { docker: open(endpoint)?, endpoint: endpoint.clone(), patience })
+    pub(super) fn open(
+        endpoint: &Endpoint,
+        patience: Patience,
+        task: Option<&Arc<Progress>>,
+    ) -> Result<Client, DockerError> {
+        Ok(Client { docker: open(endpoint)?, endpoint: endpoint.clone(), patience, task: task.cloned() })
+    }
+
+    /// Calls `wake` when the task is cancelled.
+    pub(super) fn on_cancel(&self, wake: impl Fn() + Send + Sync + 'static) -> Option<OnCancel> {
+        self.task.as_ref().map(|task| task.on_cancel(wake))
+    }
+
+    /// Waits for a container to be removed, though the task be cancelled.
+    pub(super) fn call_at_last<T>(
+        &self,
+        doing: &str,
+        call: impl Future<Output = Result<T, BollardError>>,
+    ) -> Result<T, DockerError> {
+        let cancelled = self.task.as_ref().is_some_and(|task| task.check().is_err());
+        let remove = self.patience.remove;
+        let after = if cancelled { remove.min(REMOVE_CANCELLED) } else { remove };
+        match runtime()?.block_on(async { timeout(after, call).await }) {
+            Ok(answer) => answer.map_err(|error| DockerError::new(doing, &self.endpoint, error)),
+            Err(_) => Err(DockerError::TimedOut { doing: doing.into(), after }),
+        }
     }
 
     /// Waits for the answer to one of bollard's typed calls.
@@ -75,9 +109,20 @@ impl Client {
         call: impl Future<Output = Result<T, BollardError>>,
     ) -> Result<T, DockerError> {
         let after = self.patience.answer;
-        match runtime()?.block_on(async { timeout(after, call).await }) {
-            Ok(answer) => answer.map_err(|error| DockerError::new(doing, &self.endpoint, error)),
-            Err(_) => Err(DockerError::TimedOut { doing: doing.into(), after }),
+        let cancelled = Arc::new(Notify::new());
+        let waking = Arc::clone(&cancelled);
+        let _task = self.on_cancel(move || waking.notify_one());
+        let answer = runtime()?.block_on(async {
+            tokio::select! {
+                biased;
+                () = cancelled.notified() => None,
+                answer = timeout(after, call) => Some(answer),
+            }
+        });
+        match answer {
+            Some(Ok(answer)) => answer.map_err(|error| DockerError::new(doing, &self.endpoint, error)),
+            Some(Err(_)) => Err(DockerError::TimedOut { doing: doing.into(), after }),
+            None => Err(DockerError::HungUp { doing: doing.into() }),
         }
     }
 
@@ -141,8 +186,29 @@ fn aimed_at(docker: Docker, target: &str) -> Docker {
 /// What one request runs on: it lives as long as the request, and works only while somebody waits in it.
 ///
 /// No thread stands between the socket and the reader, which saves a change of threads for every few kilobytes.
-pub(super) fn runtime() -> Result<Runtime, DockerError> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DockerError::NoRuntime)
+pub(super) fn runtime() -> Result<Driver, DockerError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map(|runtime| Driver(Some(runtime))).map_err(DockerError::NoRuntime)
+}
+
+/// A runtime. Dropped, it does not wait for what it has begun: a name server that does not answer keeps a thread for minutes.
+pub(super) struct Driver(Option<Runtime>);
+
+impl Driver {
+    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        match &self.0 {
+            Some(runtime) => runtime.block_on(future),
+            None => unreachable!("it is there until it is dropped"),
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 fn open(endpoint: &Endpoint) -> Result<Docker, DockerError> {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::client::Client;
+use crate::progress::Progress;
 
 pub use self::client::Patience;
 pub use self::container::{
@@ -74,12 +75,29 @@ impl Daemon {
         Daemon::connect_with(endpoint, Patience::default())
     }
 
+    /// Connects for a task: once that is cancelled, every wait for the daemon ends, but for the removal of containers, which may take
+    /// five seconds more.
+    ///
+    /// # Errors
+    /// As [`Daemon::connect_with`], and [`DockerError::HungUp`].
+    pub fn connect_for(endpoint: &Endpoint, task: &Arc<Progress>) -> Result<Daemon, DockerError> {
+        Daemon::begin(endpoint, Patience::default(), Some(task))
+    }
+
     /// Connects: pings the daemon, to see that it answers, and asks for what Podman alone has, to see who it is.
     ///
     /// # Errors
     /// [`DockerError::Unreachable`] says in which way; [`DockerError::Refused`] if the daemon lets nobody in.
     pub fn connect_with(endpoint: &Endpoint, patience: Patience) -> Result<Daemon, DockerError> {
-        let client = Arc::new(Client::open(endpoint, patience)?);
+        Daemon::begin(endpoint, patience, None)
+    }
+
+    fn begin(
+        endpoint: &Endpoint,
+        patience: Patience,
+        task: Option<&Arc<Progress>>,
+    ) -> Result<Daemon, DockerError> {
+        let client = Arc::new(Client::open(endpoint, patience, task)?);
         let asked = ping(&client, "/_ping", patience.connect).and_then(|()| {
             // Not `/version`: Podman 4.3 takes a second for that, with the package manager's help.
             match ping(&client, "/libpod/_ping", patience.answer) {

@@ -11,12 +11,12 @@ use std::time::Duration;
 use bollard::errors::Error as BollardError;
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
-use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::DockerError;
-use super::client::{self, Client};
+use super::client::{self, Client, Driver};
+use crate::progress::OnCancel;
 
 /// Chunks as they come from the connection.
 pub(super) type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, BollardError>> + Send>>;
@@ -35,6 +35,8 @@ pub struct ByteStream {
     client: Arc<Client>,
     doing: String,
     line: Arc<Line>,
+    /// Hangs up when the task is cancelled that it is for.
+    _task: Option<OnCancel>,
     chunk: Bytes,
     /// How long the next chunk may take.
     patience: Duration,
@@ -48,7 +50,7 @@ struct Line {
 }
 
 enum State {
-    Flowing(Chunks, Runtime),
+    Flowing(Chunks, Driver),
     Ended,
     Broken,
 }
@@ -68,6 +70,13 @@ impl HangUp {
             if let State::Flowing(..) = *state {
                 *state = State::Broken;
             }
+        }
+    }
+
+    /// As [`HangUp::hang_up`], but that the connection stays open until the next read: this never waits.
+    fn notify(&self) {
+        if let Some(line) = self.0.upgrade() {
+            line.hang_up.notify_one();
         }
     }
 
@@ -91,13 +100,17 @@ impl ByteStream {
         chunks: Chunks,
         patience: Duration,
     ) -> Result<ByteStream, DockerError> {
+        let line = Arc::new(Line {
+            state: Mutex::new(State::Flowing(chunks, client::runtime()?)),
+            hang_up: Notify::new(),
+        });
+        let handle = HangUp(Arc::downgrade(&line));
         Ok(ByteStream {
             client: client.clone(),
             doing,
-            line: Arc::new(Line {
-                state: Mutex::new(State::Flowing(chunks, client::runtime()?)),
-                hang_up: Notify::new(),
-            }),
+            line,
+            // Not under the state's lock, which whoever waits in a read holds until it is told.
+            _task: client.on_cancel(move || handle.notify()),
             chunk: Bytes::new(),
             patience,
         })

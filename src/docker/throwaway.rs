@@ -187,7 +187,7 @@ impl Daemon {
     fn remove_container(&self, name: &str) -> Result<(), DockerError> {
         let doing = format!("remove the container {name}");
         let options = RemoveContainerOptions { v: true, force: true, link: false };
-        match self.client.call(&doing, self.client.docker().remove_container(name, Some(options))) {
+        match self.client.call_at_last(&doing, self.client.docker().remove_container(name, Some(options))) {
             // 409: somebody else is removing it.
             Err(DockerError::Refused { status: 404 | 409, .. }) => Ok(()),
             answer => answer,

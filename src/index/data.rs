@@ -161,6 +161,17 @@ impl DataFile {
         }
     }
 
+    /// Gives back what all of it takes on the disk, whoever has it open: reads come to the end too soon from now on.
+    pub fn discard(&self) -> io::Result<()> {
+        self.external.list().iter().try_for_each(|(_, file)| file.set_len(0))?;
+        self.file.set_len(0)
+    }
+
+    /// The same files.
+    pub fn try_clone(&self) -> io::Result<DataFile> {
+        Ok(DataFile { file: self.file.try_clone()?, external: self.external.clone(), pinned: self.pinned })
+    }
+
     /// Returns when all that was written is on the disk.
     pub fn sync_all(&self) -> io::Result<()> {
         self.file.sync_all()?;

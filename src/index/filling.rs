@@ -152,6 +152,11 @@ impl Filling {
         self.provisional().spool.store_in(file);
     }
 
+    pub fn discard_fetched(&self) {
+        self.provisional().spool.discard();
+        self.changed();
+    }
+
     /// Makes room for the bytes of what was found at `path`.
     pub fn begin_content(&self, path: &[u8], size: u64) -> Option<Piece> {
         self.provisional().spool.reserve(path, size)

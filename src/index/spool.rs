@@ -59,6 +59,14 @@ impl Spool {
         }
     }
 
+    /// Forgets all that has been fetched, and gives back what it takes on the disk.
+    pub fn discard(&mut self) {
+        if let Some(Err(error)) = self.file.take().map(|file| file.set_len(0)) {
+            tracing::debug!("what was fetched ahead stays on the disk: {error}");
+        }
+        self.pieces.clear();
+    }
+
     /// No more of a file comes. Returns whether all of it is there; what is not whole is forgotten.
     pub fn end(&mut self, path: &[u8]) -> bool {
         let whole = self.pieces.get(path).is_some_and(|piece| piece.missing() == 0);

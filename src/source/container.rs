@@ -34,7 +34,7 @@ pub(super) fn open(
     context: &Context<'_>,
 ) -> Result<Source, SourceError> {
     context.progress.enter(Phase::Resolving);
-    let daemon = Daemon::connect(&context.endpoint()?)?;
+    let daemon = Daemon::connect_for(&context.endpoint()?, context.progress)?;
     let container = daemon.container(name)?;
     show(source, daemon, container, start, context)
 }
@@ -147,7 +147,8 @@ fn show(
 
 /// Whether the daemon has a container of exactly this name. One that does not answer has none.
 pub(super) fn exists(name: &ContainerName, context: &Context<'_>) -> bool {
-    let daemon = context.endpoint().and_then(|endpoint| Ok(Daemon::connect(&endpoint)?));
+    let daemon =
+        context.endpoint().and_then(|endpoint| Ok(Daemon::connect_for(&endpoint, context.progress)?));
     daemon.and_then(|daemon| Ok(daemon.container(name)?)).is_ok_and(|found| found.name == name.as_str())
 }
 
@@ -261,7 +262,7 @@ fn reach<'a>(
             if *kind != MountKind::Volume && engine == Engine::Docker {
                 daemon.stat_path(&container.id, mount.destination.as_bytes())?.ok_or_else(nothing)?;
             }
-            super::image::sweep(daemon);
+            let _sweep = super::image::sweep(daemon);
             let made = match volume(daemon, mount) {
                 Some(name) => daemon.throwaway_with_volume(container, name, &mount.destination),
                 None => daemon.throwaway_with_volumes_of(container),

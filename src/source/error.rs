@@ -207,6 +207,15 @@ impl SourceError {
         )
     }
 
+    /// Whether it took more of the disk than there is or may be taken: then what has come is not kept.
+    pub(super) fn is_out_of_room(&self) -> bool {
+        match self.original() {
+            SourceError::Cache(error) => matches!(error, CacheError::NoSpace { .. }),
+            SourceError::Unpack { problem, .. } => problem.is_limit(),
+            _ => false,
+        }
+    }
+
     pub(super) fn read(path: &Path, error: io::Error) -> SourceError {
         SourceError::Read { path: path.to_owned(), error }
     }

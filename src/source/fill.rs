@@ -396,6 +396,27 @@ impl Job {
         writer: DataWriter,
         end_mark: EndMark,
         pauses: &[Duration],
+        stream: impl FnMut() -> Result<R, SourceError>,
+    ) -> Result<Entry, SourceError> {
+        let (disk, grower) = (writer.disk()?, self.grower.clone());
+        let result = self.read(writer, end_mark, pauses, stream);
+        if let Err(error) = &result
+            && error.is_out_of_room()
+        {
+            // A session may go on for days with what has come, and nobody else could write anything meanwhile.
+            grower.discard_fetched();
+            if let Err(error) = disk.discard() {
+                tracing::warn!("what has come stays on the disk until the unmount: {error}");
+            }
+        }
+        result
+    }
+
+    fn read<R: BufRead>(
+        self,
+        writer: DataWriter,
+        end_mark: EndMark,
+        pauses: &[Duration],
         mut stream: impl FnMut() -> Result<R, SourceError>,
     ) -> Result<Entry, SourceError> {
         let mut scanner = Scanner::new(Tee::new(self.watch(stream()?), writer), end_mark);

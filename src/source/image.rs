@@ -45,7 +45,7 @@ pub(super) fn open(
         let details = exact::details(&entry);
         return Ok((Opened::Known(Box::new(entry), Box::new(details)), None));
     }
-    let daemon = Daemon::connect(&context.endpoint()?)?;
+    let daemon = Daemon::connect_for(&context.endpoint()?, context.progress)?;
     let image = daemon.image(name, context.platform)?;
     if context.exact {
         return Ok((exact::open(source, &daemon, &image, context)?, None));
@@ -82,10 +82,32 @@ pub(super) fn open(
     }
 }
 
-/// Removes the containers that killed runs have left behind.
-pub(super) fn sweep(daemon: &Daemon) {
-    if let Err(error) = daemon.sweep_orphans() {
-        tracing::warn!("containers of killed runs may be left: {error}");
+/// How long a task waits at its end for the removal of what killed runs have left: a daemon may take its time for it.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The removal of containers that killed runs have left behind, which is done beside the task. Dropped, it is waited for a moment.
+pub(super) struct Sweep(Receiver<()>);
+
+/// Begins to remove the containers that killed runs have left behind.
+pub(super) fn sweep(daemon: &Daemon) -> Sweep {
+    let (swept, sweep) = sync_channel(1);
+    let daemon = daemon.clone();
+    let begun = std::thread::Builder::new().name("sweep".into()).spawn(move || {
+        if let Err(error) = daemon.sweep_orphans() {
+            tracing::warn!("containers of killed runs may be left: {error}");
+        }
+        // Nobody may be listening any more.
+        let _ = swept.send(());
+    });
+    if let Err(error) = begun {
+        tracing::debug!("containers of killed runs may be left: {error}");
+    }
+    Sweep(sweep)
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        let _ = self.0.recv_timeout(SWEEP_PATIENCE);
     }
 }
 
@@ -98,6 +120,7 @@ fn fetch(
     wished: Receiver<Demand>,
 ) -> Result<Entry, SourceError> {
     let Bytes::Own(writer) = bytes else { return Err(SourceError::NoStream) };
+    let _sweep = sweep(daemon);
     let container = daemon.throwaway(image)?;
     job.ready();
     let (grower, progress) = (job.grower.clone(), Arc::clone(&job.progress));
@@ -108,8 +131,6 @@ fn fetch(
         for _ in 0..AHEAD {
             scope.spawn(|| ahead.serve(&wished));
         }
-        // Beside the rest: nobody waits for it.
-        scope.spawn(|| sweep(daemon));
         let result = job.run(writer, EndMark::Required, &fill::PAUSES, || {
             let stream = container.export()?;
             current.add(&stream);

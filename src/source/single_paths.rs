@@ -183,7 +183,7 @@ impl SinglePaths {
         match &*container {
             Some(container) => Ok(Arc::clone(container)),
             None => {
-                super::image::sweep(&self.daemon);
+                let _sweep = super::image::sweep(&self.daemon);
                 let made = match &self.files {
                     Files::Image(image, _) => self.daemon.throwaway(image),
                     Files::Volume(container, name, destination) => {

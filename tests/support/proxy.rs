@@ -28,6 +28,8 @@ pub enum Fault {
     WordsAfter(usize),
     /// After this many bytes nothing comes until [`Proxy::release`].
     HoldAfter(usize),
+    /// The daemon never gets the request, and nothing comes.
+    Silent,
 }
 
 /// What a daemon says when an export fails after it has answered that it is fine.
@@ -72,7 +74,8 @@ impl Proxy {
         Proxy::spoiling("/export", daemon, faults)
     }
 
-    /// As [`with_faults`](Proxy::with_faults), but it is the GET requests for `what` that meet them.
+    /// As [`with_faults`](Proxy::with_faults), but it is the GET requests for `what` that meet them, or those of another
+    /// method if `what` begins with it, as in `POST /containers/create`.
     pub fn spoiling(what: &str, daemon: &str, faults: Vec<Fault>) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -150,7 +153,9 @@ impl Shared {
         let line = String::from_utf8_lossy(&buffer[..n]).lines().next().unwrap_or_default().to_owned();
         let fault = {
             let mut state = self.state.lock().unwrap();
-            let is_spoiled = |line: &String| line.starts_with("GET ") && line.contains(&self.spoiled);
+            let names_method = self.spoiled.contains(' ');
+            let is_spoiled =
+                |line: &String| (names_method || line.starts_with("GET ")) && line.contains(&self.spoiled);
             let before = state.requests.iter().filter(|line| is_spoiled(line)).count();
             let now = is_spoiled(&line);
             state.requests.push(line);
@@ -159,6 +164,12 @@ impl Shared {
                 false => Fault::None,
             }
         };
+        if fault == Fault::Silent {
+            while let Ok(1..) = (&*client).read(&mut buffer) {}
+            self.state.lock().unwrap().closed += 1;
+            self.changed.notify_all();
+            return;
+        }
         let Ok(server) = UnixStream::connect(&self.daemon) else { return };
         if (&server).write_all(&buffer[..n]).is_ok() {
             thread::scope(|scope| {
@@ -204,7 +215,7 @@ impl Shared {
         }
         let mut body = Chunked { server, left: 0 };
         let limit = match fault {
-            Fault::None => usize::MAX,
+            Fault::None | Fault::Silent => usize::MAX,
             Fault::CutAfter(limit) | Fault::ResetAfter(limit) | Fault::StallAfter(limit) => limit,
             Fault::WordsAfter(limit) | Fault::HoldAfter(limit) => limit,
             Fault::DelayAfter(limit, _) | Fault::ThrottleAfter(limit, _) => limit,
@@ -233,7 +244,11 @@ impl Shared {
                 }
                 chunk(client, b"")
             }
-            Fault::CutAfter(_) | Fault::ResetAfter(_) | Fault::StallAfter(_) | Fault::None => Ok(()),
+            Fault::CutAfter(_)
+            | Fault::ResetAfter(_)
+            | Fault::StallAfter(_)
+            | Fault::None
+            | Fault::Silent => Ok(()),
         }
     }
 }

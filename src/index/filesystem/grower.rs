@@ -93,6 +93,11 @@ impl Grower {
         self.live.filling.spool_in(file);
     }
 
+    /// Gives back the disk that is taken by what was fetched ahead, and takes no more.
+    pub fn discard_fetched(&self) {
+        self.live.filling.discard_fetched();
+    }
+
     /// Takes the `size` bytes of the regular file that was found at `path`. `None` if there is no room for them, or if they
     /// are there or on their way already.
     pub fn content(&self, path: &[u8], size: u64) -> Option<Incoming> {

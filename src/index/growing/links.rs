@@ -18,6 +18,7 @@ impl GrowingTree {
         let mut waiting: Vec<u32> = self.forward.keys().copied().collect();
         waiting.sort_unstable();
         let mut chain = Vec::new();
+        let mut lost = NoTarget::default();
         for dentry in waiting {
             let mut at = dentry;
             // A link may wait for a link that waits for a link: go to the end, then settle all on the way.
@@ -48,7 +49,7 @@ impl GrowingTree {
                         if self.of_layer {
                             self.links_out.push((ino, forward.target));
                         } else {
-                            warn_no_target(self.name_of(at), &forward.target);
+                            lost.note(self.name_of(at), &forward.target);
                         }
                         self.attach(at, ino)?;
                         target = Some(ino);
@@ -105,6 +106,7 @@ impl GrowingTree {
             Some(ino) => self.put(dir, name, Some(ino)).map(|_| Some(ino)),
             None => {
                 fallback.body = Body::Contiguous { at: 0 };
+                self.patience.keep(target.len() + size_of::<Forward>())?;
                 let dentry = self.put(dir, name, None)?;
                 self.forward.insert(dentry, Forward { target, fallback });
                 Ok(None)
@@ -113,6 +115,32 @@ impl GrowingTree {
     }
 }
 
-pub(super) fn warn_no_target(name: &[u8], target: &[u8]) {
-    tracing::warn!("the hard link {} has no target {}: shown as an empty file", quote(name), quote(target));
+/// Hard links whose target is nowhere. There may be as many as there are entries: they are told of once.
+#[derive(Default)]
+pub(super) struct NoTarget {
+    first: Option<String>,
+    others: usize,
+}
+
+impl NoTarget {
+    pub fn note(&mut self, name: &[u8], target: &[u8]) {
+        match self.first {
+            Some(_) => self.others += 1,
+            None => {
+                self.first = Some(format!("the hard link {} has no target {}", quote(name), quote(target)))
+            }
+        }
+    }
+}
+
+impl Drop for NoTarget {
+    fn drop(&mut self) {
+        match (&self.first, self.others) {
+            (None, _) => {}
+            (Some(first), 0) => tracing::warn!("{first}: shown as an empty file"),
+            (Some(first), others) => {
+                tracing::warn!("{first}: shown as an empty file, and so are {others} others that have none");
+            }
+        }
+    }
 }

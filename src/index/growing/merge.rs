@@ -10,8 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::paths::Way;
 use super::{
-    Body, GrowError, GrowingTree, Inode, MAX_SYMLINKS, NONE, Order, implicit_directory, number,
-    warn_no_target,
+    Body, GrowError, GrowingTree, Inode, MAX_SYMLINKS, NONE, NoTarget, Order, implicit_directory, number,
 };
 use crate::index::{DirEntry, FileType, Index, Ino, LayerNo, Tree, TreeError, Whiteout};
 use crate::tarfile::Content;
@@ -60,9 +59,9 @@ impl Merge {
         self.tree.layer = number;
         self.tree.patience.add_entries(layer.names());
         let tree = &mut self.tree;
-        let adding = used_directories(layer)
-            .map_err(Problem::from)
-            .and_then(|used| Adding { tree, layer, used, held: HashMap::new() }.run());
+        let adding = used_directories(layer).map_err(Problem::from).and_then(|used| {
+            Adding { tree, layer, used, held: HashMap::new(), lost: NoTarget::default() }.run()
+        });
         adding.map_err(|problem| problem.of(number))
     }
 
@@ -115,6 +114,7 @@ struct Adding<'a, B> {
     /// Files of the layer with more than one name, and the merged inodes that they are. Each counts as a link, so
     /// that it lasts until all its names are there.
     held: HashMap<Ino, Ino>,
+    lost: NoTarget,
 }
 
 /// A name for a file of the layers below that was not found there.
@@ -284,7 +284,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
         if let (false, Some(target)) = (self.held.contains_key(&from), links_out.get(&from)) {
             match self.file(target)? {
                 Some(ino) => self.hold(from, ino),
-                None => warn_no_target(name, target),
+                None => self.lost.note(name, target),
             }
         }
         self.put_file(dir, name, from)
@@ -317,8 +317,7 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
             FileType::Regular => match self.layer.content(from)? {
                 Content::Contiguous { at } => Body::Contiguous { at },
                 Content::Sparse(extents) => {
-                    let first = number(self.tree.extents.len())?;
-                    self.tree.extents.extend_from_slice(&extents);
+                    let first = self.tree.keep_extents(&extents)?;
                     Body::Sparse { first, count: number(extents.len())? }
                 }
             },

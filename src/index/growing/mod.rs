@@ -26,7 +26,7 @@ use super::{Ino, LayerNo, Timestamp, TreeError};
 use crate::tarfile::{Content, Entry, EntryKind, Extent};
 
 pub use changes::Changes;
-use links::{Forward, warn_no_target};
+use links::{Forward, NoTarget};
 pub use merge::{Merge, MergeError};
 use paths::Patience;
 use records::spread;
@@ -37,6 +37,8 @@ pub use walk::Order;
 const MAX_SYMLINKS: usize = 40;
 /// A place in [`GrowingTree::dentries`] that is none.
 const NONE: u32 = u32::MAX;
+/// What a directory takes that no entry describes, beside its name: an inode, a dentry and its place in the table.
+const IMPLICIT: usize = 128;
 /// Numbers end here. Those from here on are free for inodes that a tree does not know yet.
 pub(super) const LIMIT: u32 = 1 << 31;
 
@@ -57,6 +59,9 @@ pub enum GrowError {
     /// The extended attributes are beyond any reason.
     #[error("more than 128 MiB of different extended attributes")]
     TooManyXattrs,
+    /// What its headers bring is out of proportion.
+    #[error("its names, links and maps of sparse files take more than 40 MiB, and 96 bytes for each entry")]
+    TooMuchMetadata,
     /// The tree is beyond what the index can number.
     #[error("more than 2,147,483,647 entries, or more than 2 GiB of names")]
     TooLarge,
@@ -181,9 +186,7 @@ impl GrowingTree {
                 inode.body = match content {
                     Content::Contiguous { at } => Body::Contiguous { at },
                     Content::Sparse(extents) => {
-                        let first = self.extents.len() as u32;
-                        self.extents.extend_from_slice(&extents);
-                        number(self.extents.len())?;
+                        let first = self.keep_extents(&extents)?;
                         Body::Sparse { first, count: extents.len() as u32 }
                     }
                 };
@@ -226,6 +229,10 @@ impl GrowingTree {
     }
 
     fn add_directory(&mut self, dir: Ino, name: &[u8], inode: Inode) -> Result<Ino, GrowError> {
+        if inode.implicit {
+            // One path may lead through two thousand of them.
+            self.patience.keep(IMPLICIT)?;
+        }
         let ino = self.add_inode(Inode { body: EMPTY_DIRECTORY, nlink: 1, ..inode })?;
         self.put(dir, name, Some(ino))?;
         Ok(ino)
@@ -371,8 +378,17 @@ impl GrowingTree {
 
     fn keep_name(&mut self, name: &[u8]) -> Result<u32, GrowError> {
         let start = number(self.names.len())?;
+        self.patience.keep(name.len())?;
         self.names.extend_from_slice(name);
         Ok(start)
+    }
+
+    fn keep_extents(&mut self, extents: &[Extent]) -> Result<u32, GrowError> {
+        let first = number(self.extents.len())?;
+        number(self.extents.len() + extents.len())?;
+        self.patience.keep(std::mem::size_of_val(extents))?;
+        self.extents.extend_from_slice(extents);
+        Ok(first)
     }
 
     fn dentry(&self, dir: Ino, name: &[u8]) -> Option<u32> {

@@ -10,6 +10,14 @@ use crate::index::Ino;
 const TARGETS: u64 = 16 << 20;
 pub(super) const TARGETS_AN_ENTRY: u64 = 256;
 
+/// Bytes of what an entry may bring any amount of (names, targets, maps of sparse files, directories that are passed through) that any
+/// archive may bring, and how many more for each of its entries.
+///
+/// Headers compress well: without a limit a megabyte of them takes gigabytes here. What is meant to be used needs some
+/// thirty bytes an entry.
+const ROOM: u64 = 40 << 20;
+const ROOM_AN_ENTRY: u64 = 96;
+
 /// What the symlinks on one path may still do, and have done.
 pub(super) struct Way {
     /// How many may still be followed. Were it 40 for each of a path's components, one small entry would be enough to
@@ -34,17 +42,28 @@ impl Way {
 
 /// How many bytes of targets may still be walked in all. Directories that are climbed count as bytes, and one that is made
 /// for a target as much as an entry brings.
-pub(super) struct Patience(u64);
+pub(super) struct Patience {
+    walks: u64,
+    /// How many bytes may still be kept.
+    room: u64,
+}
 
 impl Default for Patience {
     fn default() -> Patience {
-        Patience(TARGETS)
+        Patience { walks: TARGETS, room: ROOM }
     }
 }
 
 impl Patience {
     pub fn add_entries(&mut self, entries: usize) {
-        self.0 = self.0.saturating_add(TARGETS_AN_ENTRY.saturating_mul(entries as u64));
+        self.walks = self.walks.saturating_add(TARGETS_AN_ENTRY.saturating_mul(entries as u64));
+        self.room = self.room.saturating_add(ROOM_AN_ENTRY.saturating_mul(entries as u64));
+    }
+
+    /// So many bytes are about to be kept.
+    pub fn keep(&mut self, bytes: usize) -> Result<(), GrowError> {
+        self.room = self.room.checked_sub(bytes as u64).ok_or(GrowError::TooMuchMetadata)?;
+        Ok(())
     }
 
     pub fn account(&mut self, way: &mut Way) -> Result<(), GrowError> {
@@ -52,7 +71,7 @@ impl Patience {
     }
 
     pub fn spend(&mut self, bytes: u64) -> Result<(), GrowError> {
-        self.0 = self.0.checked_sub(bytes).ok_or(GrowError::Maze)?;
+        self.walks = self.walks.checked_sub(bytes).ok_or(GrowError::Maze)?;
         Ok(())
     }
 }
