@@ -87,7 +87,7 @@ fn assert_refused(archive: Vec<u8>, entries: u64) {
     let outcome = list(archive);
     assert_eq!(outcome.code, Some(6), "{}", outcome.stderr);
     assert!(
-        outcome.stderr.contains("take more than 40 MiB, and 96 bytes for each entry"),
+        outcome.stderr.contains("take more than 32 MiB, and 96 bytes for each entry"),
         "{}",
         outcome.stderr
     );

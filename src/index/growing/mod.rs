@@ -60,7 +60,7 @@ pub enum GrowError {
     #[error("more than 128 MiB of different extended attributes")]
     TooManyXattrs,
     /// What its headers bring is out of proportion.
-    #[error("its names, links and maps of sparse files take more than 40 MiB, and 96 bytes for each entry")]
+    #[error("its names, links and maps of sparse files take more than 32 MiB, and 96 bytes for each entry")]
     TooMuchMetadata,
     /// The tree is beyond what the index can number.
     #[error("more than 2,147,483,647 entries, or more than 2 GiB of names")]

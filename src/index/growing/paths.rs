@@ -15,7 +15,7 @@ pub(super) const TARGETS_AN_ENTRY: u64 = 256;
 ///
 /// Headers compress well: without a limit a megabyte of them takes gigabytes here. What is meant to be used needs some
 /// thirty bytes an entry.
-const ROOM: u64 = 40 << 20;
+const ROOM: u64 = 32 << 20;
 const ROOM_AN_ENTRY: u64 = 96;
 
 /// What the symlinks on one path may still do, and have done.
