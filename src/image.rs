@@ -1,10 +1,13 @@
-//! Words that every source of images shares: digest, platform, configuration.
+//! Words that every source of images shares: digest and configuration, and the [platform](crate::platform).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use crate::platform::{BadPlatform, Platform};
 
 /// A SHA-256 digest as the OCI image specification spells it: `sha256:` and 64 lowercase hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,76 +90,6 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// The platform of an image, spelled `os/arch[/variant]` with Go's names for both.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Platform {
-    /// `GOOS`: `linux`, `windows`, …
-    pub os: String,
-    /// `GOARCH`: `amd64`, `arm64`, …
-    pub architecture: String,
-    /// `v7`, `v8`, …; empty where there is none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub variant: String,
-}
-
-/// A text that is no [`Platform`].
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is not a platform: write os/arch or os/arch/variant, as in linux/arm64")]
-pub struct BadPlatform(String);
-
-impl Platform {
-    /// The platform that this machine runs.
-    pub fn host() -> Platform {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "x86" => "386",
-            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-            "loongarch64" => "loong64",
-            other => other,
-        };
-        Platform { os: "linux".into(), architecture: architecture.into(), variant: String::new() }
-    }
-
-    /// Whether an image of platform `self` will do where `wanted` was asked for.
-    ///
-    /// A variant that either side leaves open matches any.
-    pub fn satisfies(&self, wanted: &Platform) -> bool {
-        self.os == wanted.os
-            && self.architecture == wanted.architecture
-            && (self.variant == wanted.variant || self.variant.is_empty() || wanted.variant.is_empty())
-    }
-}
-
-impl FromStr for Platform {
-    type Err = BadPlatform;
-
-    fn from_str(text: &str) -> Result<Platform, BadPlatform> {
-        let word = |w: &&str| {
-            !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-        };
-        let parts: Vec<&str> = text.split('/').collect();
-        match parts.as_slice() {
-            [os, architecture] | [os, architecture, _] if parts.iter().all(word) => Ok(Platform {
-                os: os.to_ascii_lowercase(),
-                architecture: architecture.to_ascii_lowercase(),
-                variant: parts.get(2).map(|v| v.to_ascii_lowercase()).unwrap_or_default(),
-            }),
-            _ => Err(BadPlatform(text.chars().take(100).collect())),
-        }
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        if !self.variant.is_empty() {
-            write!(f, "/{}", self.variant)?;
-        }
-        Ok(())
-    }
-}
-
 /// What an image says about running it: the `config` of the [OCI image configuration][spec], its names included.
 ///
 /// [spec]: https://github.com/opencontainers/image-spec/blob/v1.1.0/config.md
@@ -164,19 +97,19 @@ impl fmt::Display for Platform {
 #[serde(rename_all = "PascalCase", default)]
 pub struct ImageConfig {
     /// User or uid, optionally `:` and group or gid; empty for root.
-    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// `NAME=value`, in the image's order.
-    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// What is always run.
-    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "words", skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
     /// Its arguments by default, or the command itself where there is no entrypoint.
-    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "words", skip_serializing_if = "Vec::is_empty")]
     pub cmd: Vec<String>,
     /// Where it is run; empty for `/`.
-    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// Directories that hold data of their own.
     #[serde(with = "map_keys", skip_serializing_if = "BTreeSet::is_empty")]
@@ -185,10 +118,10 @@ pub struct ImageConfig {
     #[serde(with = "map_keys", skip_serializing_if = "BTreeSet::is_empty")]
     pub exposed_ports: BTreeSet<String>,
     /// Whatever the author wanted to say.
-    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The signal that ends the container, by name or number; empty for SIGTERM.
-    #[serde(deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
 }
 
@@ -202,18 +135,42 @@ impl ImageConfig {
     }
 }
 
-/// Go writes `null` for an empty slice or map.
-fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+/// What is not of the type that it should be, such as the `null` that Go writes for an empty slice, says nothing: no file of an
+/// image depends on it.
+pub(crate) fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either<T> {
+        Meant(T),
+        Other(IgnoredAny),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::Meant(value) => value,
+        Either::Other(_) => T::default(),
+    })
+}
+
+/// A command. Docker takes one that is spelled as a string for its only word.
+fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        List(Vec<String>),
+        One(String),
+        Other(IgnoredAny),
+    }
+    Ok(match Words::deserialize(deserializer)? {
+        Words::List(words) => words,
+        Words::One(word) => vec![word],
+        Words::Other(_) => Vec::new(),
+    })
 }
 
 /// A set that is spelled as a map to empty objects.
 mod map_keys {
-    use super::{BTreeMap, BTreeSet, Deserialize};
+    use super::{BTreeMap, BTreeSet};
 
     pub fn serialize<S: serde::Serializer>(set: &BTreeSet<String>, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(set.iter().map(|key| (key, BTreeMap::<&str, &str>::new())))
@@ -222,8 +179,8 @@ mod map_keys {
     pub fn deserialize<'de, D: serde::Deserializer<'de>>(
         deserializer: D,
     ) -> Result<BTreeSet<String>, D::Error> {
-        let map = Option::<BTreeMap<String, serde::de::IgnoredAny>>::deserialize(deserializer)?;
-        Ok(map.unwrap_or_default().into_keys().collect())
+        let map: BTreeMap<String, serde::de::IgnoredAny> = super::lenient(deserializer)?;
+        Ok(map.into_keys().collect())
     }
 }
 
@@ -248,17 +205,6 @@ mod tests {
     }
 
     #[test]
-    fn a_platform_with_an_open_variant_matches_any() {
-        let v7: Platform = "linux/arm/v7".parse().unwrap();
-        let v6: Platform = "linux/arm/v6".parse().unwrap();
-        let any: Platform = "linux/arm".parse().unwrap();
-        assert!(v7.satisfies(&any) && any.satisfies(&v7) && !v7.satisfies(&v6));
-        for bad in ["linux", "linux/", "a/b/c/d", "linux/arm64;rm", ""] {
-            assert!(bad.parse::<Platform>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn a_configuration_with_nulls_reads_as_empty_and_comes_back_the_same() {
         let text = r#"{"User":"","Env":["A=b"],"Cmd":null,"Volumes":{"/data":{}},"Labels":null,"New":1}"#;
         let config: ImageConfig = serde_json::from_str(text).unwrap();
@@ -267,5 +213,10 @@ mod tests {
         let written = serde_json::to_string(&config).unwrap();
         assert_eq!(written, r#"{"Env":["A=b"],"Volumes":{"/data":{}}}"#);
         assert_eq!(serde_json::from_str::<ImageConfig>(&written).unwrap(), config);
+        let odd =
+            r#"{"User":1000,"Env":"A=b","Entrypoint":"/bin/sh","Cmd":"x y","Volumes":[],"WorkingDir":["/"]}"#;
+        let config: ImageConfig = serde_json::from_str(odd).unwrap();
+        assert_eq!(config.command(), ["/bin/sh", "x y"]);
+        assert_eq!(ImageConfig { entrypoint: Vec::new(), cmd: Vec::new(), ..config }, ImageConfig::default());
     }
 }

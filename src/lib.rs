@@ -36,6 +36,7 @@ pub mod image;
 pub mod index;
 pub mod oci;
 pub mod owner;
+pub mod platform;
 pub mod progress;
 pub mod source;
 mod sparse_file;

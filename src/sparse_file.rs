@@ -11,6 +11,8 @@ use rustix::io::Errno;
 /// What a filesystem gives a file at least, bytes.
 const BLOCK: u64 = 4096;
 
+const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
+
 /// Of bytes that are written one behind the other, the first that are stored alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FirstRun {
@@ -29,7 +31,7 @@ impl FirstRun {
             let here = at.saturating_add(done as u64);
             let in_block = (BLOCK - here % BLOCK) as usize;
             let block = &bytes[done..bytes.len().min(done + in_block)];
-            let is_hole = block.len() as u64 == BLOCK && block.iter().all(|byte| *byte == 0);
+            let is_hole = *block == ZEROS;
             if *holes.get_or_insert(is_hole) != is_hole {
                 break;
             }

@@ -10,6 +10,7 @@ mod docker;
 mod faults;
 mod filling;
 mod fixtures;
+mod foreign;
 mod gateway;
 mod images;
 mod index;

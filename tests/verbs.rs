@@ -441,6 +441,12 @@ fn a_copy_goes_into_a_directory_or_becomes_what_is_named() {
     assert!(stat("link").is_symlink() && stat("real").is_dir());
     assert_eq!(stat("real/tool").ino(), stat("real/other").ino());
 
+    // What is in a directory, as for cp -r and docker cp.
+    fs::create_dir(sandbox.path("contents")).unwrap();
+    run(&sandbox, &["cp", "./root.tar", "/etc/.", "contents"]).success();
+    assert!(sandbox.path("contents/numbers").exists() && !sandbox.path("contents/etc").exists());
+    let refused = run(&sandbox, &["cp", "./root.tar", "/etc/numbers/.", "contents"]);
+    assert!(refused.code == Some(8) && refused.stderr.contains("is not a directory"), "{refused:#?}");
     let again = run(&sandbox, &["cp", "./root.tar", "/etc/numbers", "out"]);
     assert_eq!(again.code, Some(8), "{again:?}");
     assert!(again.stderr.contains("exists already"), "{again:?}");

@@ -19,7 +19,7 @@ pub(crate) enum Compression {
 
 impl Compression {
     /// How many bytes of a stream tell.
-    const MAGIC: usize = 13;
+    pub(crate) const MAGIC: usize = 13;
 
     /// Tells by the first bytes of a stream, of which 13 are enough.
     pub(crate) fn of(start: &[u8]) -> Compression {

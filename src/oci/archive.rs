@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::error::{OciError, shown};
 use super::spec;
-use super::store::Section;
+use super::store::{Section, Store};
 use super::{OpenOptions, Transport};
 use crate::compress::{Compression, Unpacker};
 use crate::progress::{Phase, Progress};
@@ -96,9 +96,14 @@ impl Archive {
     pub(super) fn recognise(
         path: &Path,
         options: &OpenOptions<'_>,
-    ) -> Result<Option<(Archive, Transport)>, OciError> {
+    ) -> Result<Option<(Store, Transport)>, OciError> {
         let (archive, transport) = Archive::open_and_look(path, options, Look::Recognise)?;
-        Ok(transport.map(|transport| (archive, transport)))
+        let Some(transport) = transport else { return Ok(None) };
+        let store = Store::Archive(archive);
+        // Other programs have a file of that name, too.
+        let is_meant = transport != Transport::DockerArchive
+            || store.document("manifest.json").is_ok_and(|bytes| spec::is_docker_manifest(&bytes));
+        Ok(is_meant.then_some((store, transport)))
     }
 
     fn open_and_look(
@@ -236,6 +241,8 @@ fn scan(
     catalogue: &mut Catalogue,
 ) -> Result<Option<Transport>, OciError> {
     let (mut layout, mut index, mut manifest) = (false, false, false);
+    // What docker save wrote before 1.10.
+    let (mut repositories, mut layers) = (false, false);
     let failed = |error| scan_error(path, error);
     // Digests tell whether all of it is there.
     let mut scanner = Scanner::new(input, EndMark::Unneeded);
@@ -249,15 +256,14 @@ fn scan(
             }
             match components(&name).as_slice() {
                 [top, ..] if ROOTFS_DIRECTORIES.contains(&&top[..]) => return Ok(None),
-                [top] if matches!(member, Member::File { .. }) => match &top[..] {
+                [top] if !matches!(member, Member::Directory | Member::Other) => match &top[..] {
                     b"oci-layout" => layout = true,
                     b"index.json" => index = true,
-                    b"manifest.json" => {
-                        let content = scanner.read_content(spec::MAX_DOCUMENT).map_err(failed)?;
-                        manifest = content.is_some_and(|bytes| spec::is_docker_manifest(&bytes));
-                    }
+                    b"manifest.json" => manifest = true,
+                    b"repositories" => repositories = true,
                     _ => {}
                 },
+                [id, file] if &file[..] == b"layer.tar" && is_id(id) => layers = true,
                 _ => {}
             }
         }
@@ -269,11 +275,17 @@ fn scan(
     if members == 0 {
         return Err(OciError::NotATar(path.to_owned()));
     }
-    Ok(match (layout && index, manifest) {
-        (true, _) => Some(Transport::OciArchive),
-        (false, true) => Some(Transport::DockerArchive),
-        (false, false) => None,
-    })
+    match (layout && index, manifest) {
+        (true, _) => Ok(Some(Transport::OciArchive)),
+        (false, true) => Ok(Some(Transport::DockerArchive)),
+        (false, false) if repositories && layers => Err(OciError::BeforeManifests(path.to_owned())),
+        (false, false) => Ok(None),
+    }
+}
+
+/// Whether a name is an image's or layer's id, as docker spelled them.
+fn is_id(name: &[u8]) -> bool {
+    name.len() == 64 && name.iter().all(u8::is_ascii_hexdigit)
 }
 
 fn scan_error(path: &Path, error: ScanError) -> OciError {

@@ -107,7 +107,7 @@ pub(super) fn by_reference<T>(
     Ok(candidates)
 }
 
-/// The candidates that suit a platform best: those that match its variant, else those that match at all.
+/// The candidates that suit a platform best, by the rules of [`crate::platform`].
 ///
 /// Without a platform it is this machine's, and an only candidate does whatever it is for.
 pub(super) fn by_platform<T>(
@@ -119,12 +119,14 @@ pub(super) fn by_platform<T>(
     }
     let wanted = wanted.cloned().unwrap_or_else(Platform::host);
     let available = labels(&candidates);
-    let suits = |c: &Candidate<T>| c.platform.as_ref().is_none_or(|p| p.satisfies(&wanted));
-    let mut suitable: Vec<_> = candidates.into_iter().filter(suits).collect();
-    let exact = |c: &Candidate<T>| c.platform.as_ref().is_some_and(|p| p.variant == wanted.variant);
-    if suitable.iter().any(exact) {
-        suitable.retain(exact);
-    }
+    // What has several platforms, or tells none, may do.
+    let rank = |c: &Candidate<T>| c.platform.as_ref().map(|p| p.rank(&wanted));
+    let best = candidates.iter().filter_map(|c| rank(c).flatten()).min();
+    let suits = |c: &Candidate<T>| match (rank(c), best) {
+        (Some(rank), _) => rank.is_some() && rank == best,
+        (None, best) => best.is_none_or(|best| best > 0),
+    };
+    let suitable: Vec<_> = candidates.into_iter().filter(suits).collect();
     if suitable.is_empty() { Err(OciError::NoSuchPlatform { wanted, available }) } else { Ok(suitable) }
 }
 
@@ -215,7 +217,9 @@ mod tests {
         };
         let pick = |p: &str| by_platform(all(), Some(&p.parse().unwrap())).map(items);
         assert_eq!(pick("linux/arm/v7").unwrap(), [1]);
-        assert_eq!(pick("linux/arm").unwrap(), [0, 1]);
+        assert_eq!(pick("linux/arm").unwrap(), [1]);
+        assert_eq!(pick("linux/arm/v8").unwrap(), [1]);
+        assert!(pick("linux/arm/v5").is_err());
         assert_eq!(pick("linux/amd64").unwrap(), [2]);
         assert_eq!(
             pick("linux/s390x").unwrap_err().to_string(),

@@ -76,6 +76,9 @@ pub enum OciError {
     /// A directory without `oci-layout`, or a tar that holds no image.
     #[error("{} holds no container image", shown(.0))]
     NotAnImage(PathBuf),
+    /// What `docker save` wrote before Docker 1.10, of February 2016.
+    #[error("{} holds images as docker save wrote them before Docker 1.10, which is not supported", shown(.0))]
+    BeforeManifests(PathBuf),
     /// A file where the transport wants a directory, or the other way round.
     #[error("{} is not a {wanted}", shown(path))]
     WrongTransport {
@@ -259,6 +262,9 @@ impl OciError {
             | OciError::Unpack { .. } => {
                 "the image is incomplete or was altered: save or copy it again".into()
             }
+            OciError::BeforeManifests(_) => {
+                "convert it: docker load, of Docker 26 or older, and docker save write the present format".into()
+            }
             OciError::Schema1(_) => "convert it: skopeo copy writes the present format".into(),
             OciError::SeveralImages { .. } => {
                 "name one: append :NAME or :@NUMBER to the path, or choose with --platform".into()
@@ -268,9 +274,11 @@ impl OciError {
         })
     }
 
-    /// Whether nothing is wrong but that more would have to be unpacked than may be.
-    pub fn is_limit(&self) -> bool {
-        matches!(self, OciError::Unpack { problem, .. } if problem.is_limit())
+    /// Whether it is an archive of images nevertheless, whatever else the file might be: more would have to be unpacked than may
+    /// be, or it is too old.
+    pub fn is_final(&self) -> bool {
+        matches!(self, OciError::BeforeManifests(_))
+            || matches!(self, OciError::Unpack { problem, .. } if problem.is_limit())
     }
 
     /// For an error that came up while `blob` was read and unpacked: it knows itself which of the two failed.

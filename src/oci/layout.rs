@@ -27,7 +27,11 @@ pub(super) fn open(
     reference: Option<&Reference>,
     platform: Option<&Platform>,
 ) -> Result<Found, OciError> {
-    let mut found = by_reference(listed(store, path)?, reference, platform, path)?;
+    let mut listed = listed(store, path)?;
+    if reference.is_none() {
+        leave_out_artifacts(&mut listed, store, INDEX);
+    }
+    let mut found = by_reference(listed, reference, platform, path)?;
     let mut names = Vec::new();
     let mut within = INDEX.to_owned();
     let mut depth = 0;
@@ -49,6 +53,7 @@ pub(super) fn open(
             Document::Index(_) if depth == MAX_INDEX_DEPTH => return Err(OciError::NestedTooDeep),
             Document::Index(entries) => {
                 found = candidates(entries);
+                leave_out_artifacts(&mut found, store, &name);
                 // A reference chooses among those of index.json alone.
                 for candidate in &mut found {
                     candidate.places.clear();
@@ -107,6 +112,26 @@ fn candidates(entries: Vec<Descriptor>) -> Vec<Candidate<Descriptor>> {
         }
     }
     candidates
+}
+
+/// Leaves out signatures, attestations, charts and the like, if there is anything else: nobody who asks for no one of them means
+/// them.
+fn leave_out_artifacts(candidates: &mut Vec<Candidate<Descriptor>>, store: &Store, within: &str) {
+    let is_image = |candidate: &Candidate<Descriptor>| {
+        let Ok((bytes, name, _)) = store.verified(&candidate.item, within) else { return true };
+        match spec::document(&bytes, &candidate.item.media_type, &name) {
+            Ok(Document::Manifest { layers, .. }) => !spec::is_about_an_image(&layers),
+            Ok(Document::Index(_)) => true,
+            Err(error) => !matches!(error, OciError::Artifact { .. }),
+        }
+    };
+    if candidates.len() > 1 {
+        let images: Vec<bool> = candidates.iter().map(is_image).collect();
+        if images.contains(&true) {
+            let mut images = images.into_iter();
+            candidates.retain(|_| images.next().unwrap_or(true));
+        }
+    }
 }
 
 /// Leaves out what is not in the layout (an index may list more than was saved), and finds out platforms.

@@ -124,6 +124,20 @@ struct Found {
     layers: Vec<StoredLayer>,
 }
 
+impl Found {
+    /// Whether the layers are those of the configuration, as far as can be told without unpacking any: `docker save` of Docker
+    /// 25.0.0 lists others in `index.json` than in `manifest.json`.
+    fn is_borne_out(&self, store: &Store) -> bool {
+        let Ok(file) = ConfigFile::parse(&self.raw_config, &self.config_name) else { return false };
+        let diff_ids = file.rootfs.diff_ids.unwrap_or_default();
+        diff_ids.len() == self.layers.len()
+            && diff_ids.iter().zip(&self.layers).all(|(diff_id, layer)| match layer.digest {
+                Some(digest) if store.is_plain(&layer.blob) => digest.to_string() == *diff_id,
+                _ => true,
+            })
+    }
+}
+
 /// A layer as the manifest names it.
 struct StoredLayer {
     blob: String,
@@ -221,8 +235,7 @@ pub fn find(path: &Path, options: &OpenOptions<'_>) -> Result<Images, OciError> 
         Some(transport) => (Store::Archive(Archive::open(path, options)?), transport),
         None if is_directory(path)? => (Store::directory(path)?, Transport::OciDir),
         None => match Archive::recognise(path, options)? {
-            Some((archive, transport)) => {
-                let store = Store::Archive(archive);
+            Some((store, transport)) => {
                 let transport = fuller(&store, path, transport);
                 (store, transport)
             }
@@ -249,11 +262,22 @@ impl Images {
         reference: Option<&Reference>,
         platform: Option<&Platform>,
     ) -> Result<OciImage, OciError> {
-        let open = match self.transport {
-            Transport::DockerArchive => docker_archive::open,
-            Transport::OciDir | Transport::OciArchive => layout::open,
+        let docker = || docker_archive::open(&self.store, &self.path, reference, platform);
+        let found = match self.transport {
+            Transport::DockerArchive => docker()?,
+            Transport::OciDir => layout::open(&self.store, &self.path, reference, platform)?,
+            Transport::OciArchive => {
+                let found = layout::open(&self.store, &self.path, reference, platform);
+                let is_wrong = match &found {
+                    Ok(found) => !found.is_borne_out(&self.store),
+                    Err(error) => matches!(error, OciError::Invalid { .. } | OciError::Json { .. }),
+                };
+                match is_wrong.then(docker) {
+                    Some(Ok(other)) if other.is_borne_out(&self.store) => other,
+                    _ => found?,
+                }
+            }
         };
-        let found = open(&self.store, &self.path, reference, platform)?;
         OciImage::new(found, self.store, self.limits)
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::OciError;
-use crate::image::{Digest, ImageConfig, Platform};
+use crate::image::{Digest, ImageConfig, Platform, lenient};
 
 /// The most that an index, manifest or configuration may have, bytes.
 pub(super) const MAX_DOCUMENT: u64 = 8 << 20;
@@ -119,6 +119,15 @@ pub(super) fn document(bytes: &[u8], declared: &str, name: &str) -> Result<Docum
     }
 }
 
+/// Whether a manifest's layers say that it is a signature or another thing about an image: cosign gives those the configuration
+/// of an image.
+pub(super) fn is_about_an_image(layers: &[Descriptor]) -> bool {
+    !layers.is_empty()
+        && layers
+            .iter()
+            .all(|layer| matches!(check_layer("", &layer.media_type), Err(OciError::UnknownLayer { .. })))
+}
+
 /// Whether the media type is that of an index, whose own platform means nothing.
 pub(super) fn is_index(media_type: &str) -> bool {
     matches!(media_type, OCI_INDEX | DOCKER_INDEX)
@@ -161,21 +170,21 @@ pub(super) fn is_docker_manifest(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Vec<DockerImage>>(bytes).is_ok_and(|images| !images.is_empty())
 }
 
-/// The image configuration.
+/// The image configuration. But for the layers, nothing of it is needed to show files: what is odd is passed over.
 #[derive(Debug, Deserialize)]
 pub(super) struct ConfigFile {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub(super) created: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub(super) os: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub(super) architecture: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub(super) variant: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub(super) config: Option<ImageConfig>,
     pub(super) rootfs: Rootfs,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub(super) history: Option<Vec<History>>,
 }
 
@@ -209,16 +218,16 @@ pub(super) struct Rootfs {
 #[serde(default)]
 pub struct History {
     /// When, as RFC 3339.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// The command that did it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
     /// What its author said about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     /// Whether the step made no layer.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,
 }
 

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::archive::Archive;
 use super::error::OciError;
 use super::spec::{Descriptor, MAX_DOCUMENT};
+use crate::compress::Compression;
 use crate::image::Digest;
 
 /// The files of an image, by names that never lead out of it.
@@ -46,6 +47,14 @@ impl Store {
     /// Whether a blob is there, be it right or wrong.
     pub(super) fn has(&self, digest: &Digest) -> bool {
         !matches!(self.section(&blob_name(digest)), Err(OciError::Missing(_)))
+    }
+
+    /// Whether a blob is not compressed.
+    pub(super) fn is_plain(&self, name: &str) -> bool {
+        let mut start = [0; Compression::MAGIC];
+        let Ok(section) = self.section(name) else { return false };
+        let n = section.reader().read(&mut start).unwrap_or(0);
+        n > 0 && Compression::of(&start[..n]) == Compression::None
     }
 
     /// A whole file of at most [`MAX_DOCUMENT`] bytes.

@@ -24,7 +24,7 @@ use crate::index::{
     DataFile, DemandSender, FileIdentity, Filesystem, Grower, GrowingTree, Order, write_index,
 };
 use crate::progress::{Phase, Progress};
-use crate::tarfile::{EndMark, FileInput, ScanError, Scanner, TarInput, Tee};
+use crate::tarfile::{EndMark, FileInput, Oddities, ScanError, Scanner, TarInput, Tee};
 
 /// The pauses before a daemon's stream that broke off is asked for a second and a third time.
 pub(super) const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
@@ -439,8 +439,9 @@ impl Job {
                 }
             }
         }
+        let oddities = scanner.oddities().clone();
         let data = Data::Own(scanner.into_input().into_writer().finish());
-        self.publish(data)
+        self.publish(data, oddities)
     }
 
     /// Indexes a tar where it lies: its bytes are not copied.
@@ -460,7 +461,8 @@ impl Job {
         if FileIdentity::of(file).map_err(|e| SourceError::read(&path, e))? != identity {
             return Err(SourceError::ChangedMeanwhile(path));
         }
-        self.publish(Data::Borrowed { path, identity })
+        let oddities = scanner.oddities().clone();
+        self.publish(Data::Borrowed { path, identity }, oddities)
     }
 
     fn watch<R>(&self, inner: R) -> Watched<R> {
@@ -576,9 +578,14 @@ impl Job {
         Ok(())
     }
 
-    fn publish(self, data: Data) -> Result<Entry, SourceError> {
+    fn publish(self, data: Data, mut oddities: Oddities) -> Result<Entry, SourceError> {
         self.progress.enter(Phase::Finishing);
-        let Job { source, details, grower, cache, filler, temporary, .. } = self;
+        let Job { source, mut details, grower, cache, filler, temporary, .. } = self;
+        grower.with_tree(|tree| oddities.add(tree.oddities()));
+        if !oddities.is_empty() {
+            tracing::warn!("{}: {oddities}", source.display());
+            details.notes.push(oddities.to_string());
+        }
         let index = filler.create_index()?;
         let key = filler.key();
         let summary = grower.with_tree(|tree| write_index(tree, key.as_bytes(), index));

@@ -75,7 +75,7 @@ impl<'a> Packed<'a> {
         let image = images.choose(self.reference.as_ref(), self.context.platform)?;
         let entry = open_image(source, &image.id, &image, self.context)?;
         // The same image may be stored in another way elsewhere, and be called otherwise.
-        let details = Box::new(details(&image));
+        let details = Box::new(Details { notes: Details::of(&entry).notes, ..details(&image) });
         // That the very file that was read is still what it was before holds for what was read in between.
         if let (Some(before), Some(file)) = (&self.file, image.unpacked_from())
             && FileIdentity::of(file).is_ok_and(|now| now == *before)
@@ -142,8 +142,12 @@ fn put_together(
         layer.remap()?;
     }
     let tree = merge.finish().map_err(|e| SourceError::content(source, e))?;
+    let of_layers = layers.iter().zip(&image.layers).flat_map(|(entry, layer)| {
+        Details::of(entry).notes.into_iter().map(|note| format!("layer {}: {note}", layer.diff_id.short()))
+    });
+    let details = Details { notes: of_layers.collect(), ..details(image) };
     let layers = layers.into_iter().map(|layer| Data::Layer(Box::new(layer))).collect();
-    publish(filler, &tree, source, Some(details(image)), layers)
+    publish(filler, &tree, source, details, layers)
 }
 
 /// The entry of one layer.
@@ -169,6 +173,7 @@ fn open_layer(
     let stream = Watched::new(image.layer(layer)?, progress);
     let mut scanner = Scanner::new(Tee::new(stream, filler.create_data()?), EndMark::Unneeded);
     let grown = grow(&mut scanner, progress);
+    let mut oddities = scanner.oddities().clone();
     let mut input = scanner.into_input();
     // A layer is verified once its end was seen; that it is another one explains whatever is wrong with it.
     drain(&mut input).map_err(|e| SourceError::stream(source, e))?;
@@ -177,7 +182,13 @@ fn open_layer(
         problem => SourceError::Layer { source_name: source.to_owned(), layer: layer.diff_id, problem },
     })?;
     let data = Data::Own(input.into_writer().finish());
-    publish(filler, &tree, source, None, vec![data])
+    oddities.add(tree.oddities());
+    let mut details = Details::default();
+    if !oddities.is_empty() {
+        tracing::warn!("layer {}: {oddities}", layer.diff_id);
+        details.notes.push(oddities.to_string());
+    }
+    publish(filler, &tree, source, details, vec![data])
 }
 
 fn grow<R: BufRead>(
@@ -210,7 +221,7 @@ fn publish(
     filler: Filler,
     tree: &GrowingTree,
     source: &OsStr,
-    details: Option<Details>,
+    details: Details,
     data: Vec<Data>,
 ) -> Result<Entry, SourceError> {
     let index = filler.create_index()?;
@@ -219,7 +230,7 @@ fn publish(
         source: source.to_owned(),
         entries: summary.entries,
         bytes: summary.bytes,
-        details: details.and_then(|details| serde_json::to_value(details).ok()).unwrap_or_default(),
+        details: serde_json::to_value(details).unwrap_or_default(),
     };
     Ok(filler.publish(about, data)?)
 }

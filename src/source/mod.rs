@@ -122,6 +122,9 @@ pub struct Details {
     /// An image's layers, lowest first, where it was got as layers: the layer numbers of its filesystem count these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerDetails>,
+    /// What is not shown as it is stored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Details {
@@ -358,7 +361,7 @@ fn open_path(
     match packed.find() {
         Ok(found) => packed.open(source, found),
         // What is wrong with it, if anything, is told by whoever reads it as a tar.
-        Err(SourceError::Oci(error)) if may_be_tar && !error.is_limit() => {
+        Err(SourceError::Oci(error)) if may_be_tar && !error.is_final() => {
             tarball::open(source, path, context)
         }
         Err(error) => Err(error),
@@ -399,9 +402,9 @@ impl Source {
             kind: content.kind,
             identity: content.identity,
             platform: content.platform,
+            notes: details.notes.clone(),
             details,
             mounts: vec![Mount::root(filesystem, keep)],
-            notes: Vec::new(),
             container: None,
         })
     }

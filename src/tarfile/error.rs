@@ -34,7 +34,7 @@ pub enum ScanError {
         /// Where the header stands.
         at: u64,
     },
-    /// An entry has no name, or the root directory was named as something else.
+    /// An entry has no name.
     #[error("damaged at byte {at}: an entry has no name")]
     NoName {
         /// Where the header stands.

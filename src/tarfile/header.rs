@@ -1,18 +1,50 @@
 //! One 512-byte tar header: its checksum, its numbers, its name.
 //!
-//! The field layout is that of the `tar` crate; the numbers are read here because a header may hold what that
-//! crate's accessors do not give: times before 1970, blank fields, and values that must be refused, not wrapped.
+//! A header may hold what the `tar` crate's accessors do not give: prefixes of other writers, times before 1970, blank
+//! fields, and values that must be refused, not wrapped. The fields are those of tar(5).
 
-use tar::Header;
+use std::ops::Range;
 
 use super::{ScanError, Timestamp};
 
 /// The unit of a tar archive.
 pub(super) const BLOCK: usize = 512;
 
+const NAME: Range<usize> = 0..100;
+const MODE: Range<usize> = 100..108;
+const UID: Range<usize> = 108..116;
+const GID: Range<usize> = 116..124;
+const SIZE: Range<usize> = 124..136;
+const MTIME: Range<usize> = 136..148;
+const CHECKSUM: Range<usize> = 148..156;
+const TYPE_FLAG: usize = 156;
+const LINK_NAME: Range<usize> = 157..257;
+/// `magic` and `version`
+const MAGIC: Range<usize> = 257..265;
+const DEVICE_MAJOR: Range<usize> = 329..337;
+const DEVICE_MINOR: Range<usize> = 337..345;
+const PREFIX: Range<usize> = 345..500;
+const GNU_SPARSE: Range<usize> = 386..482;
+const GNU_IS_EXTENDED: usize = 482;
+const GNU_REAL_SIZE: Range<usize> = 483..495;
+
+/// Who fills a header beyond the fields that all have.
+///
+/// | magic and version | pedigree | prefix |
+/// |---|---|---|
+/// | `ustar` and two blanks, NUL | GNU | none: other fields are there |
+/// | `ustar`, whatever follows | POSIX, and those that came near it | 155 bytes, or up to a NUL: star has other fields behind that |
+/// | anything else | V7 | none |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pedigree {
+    V7,
+    Ustar,
+    Gnu,
+}
+
 /// A header block whose checksum is right.
 pub(super) struct RawHeader<'a> {
-    header: &'a Header,
+    block: &'a [u8; BLOCK],
     /// Where the block stands in the archive, for messages.
     at: u64,
 }
@@ -20,86 +52,95 @@ pub(super) struct RawHeader<'a> {
 impl<'a> RawHeader<'a> {
     /// Checks the checksum of a block that is not all zeros.
     pub fn parse(block: &'a [u8; BLOCK], at: u64) -> Result<RawHeader<'a>, ScanError> {
-        let header = Header::from_byte_slice(block);
-        let stored = parse_number(&header.as_old().cksum);
-        let field = 148..156;
+        let stored = parse_number(&block[CHECKSUM]);
+        let field = CHECKSUM;
         let blanks = 8 * i64::from(b' ');
         let unsigned: i64 = block.iter().map(|&b| i64::from(b)).sum::<i64>()
             - block[field.clone()].iter().map(|&b| i64::from(b)).sum::<i64>()
             + blanks;
         if stored == Some(unsigned) {
-            return Ok(RawHeader { header, at });
+            return Ok(RawHeader { block, at });
         }
         // Some writers of the 1980s summed signed characters.
         let signed: i64 = block.iter().map(|&b| i64::from(b as i8)).sum::<i64>()
             - block[field].iter().map(|&b| i64::from(b as i8)).sum::<i64>()
             + blanks;
         if stored == Some(signed) {
-            return Ok(RawHeader { header, at });
+            return Ok(RawHeader { block, at });
         }
         Err(if at == 0 { ScanError::NotATar } else { ScanError::BadChecksum { at } })
     }
 
     pub fn type_flag(&self) -> u8 {
-        self.header.as_old().linkflag[0]
+        self.block[TYPE_FLAG]
     }
 
-    /// The name, with the ustar prefix where the format has one.
-    pub fn path(&self) -> Vec<u8> {
-        let name = until_nul(&self.header.as_old().name);
-        match self.header.as_ustar() {
-            Some(ustar) if ustar.prefix[0] != 0 => {
-                let prefix = until_nul(&ustar.prefix);
-                [prefix, b"/", name].concat()
-            }
-            _ => name.to_vec(),
+    fn pedigree(&self) -> Pedigree {
+        match &self.block[MAGIC] {
+            b"ustar  \0" => Pedigree::Gnu,
+            [b'u', b's', b't', b'a', b'r', ..] => Pedigree::Ustar,
+            _ => Pedigree::V7,
         }
     }
 
+    /// The name, with the prefix where the format has one.
+    pub fn path(&self) -> Vec<u8> {
+        let name = until_nul(&self.block[NAME]);
+        let prefix = match self.pedigree() {
+            Pedigree::Ustar => until_nul(&self.block[PREFIX]),
+            Pedigree::V7 | Pedigree::Gnu => b"",
+        };
+        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+    }
+
     pub fn link_name(&self) -> Vec<u8> {
-        until_nul(&self.header.as_old().linkname).to_vec()
+        until_nul(&self.block[LINK_NAME]).to_vec()
     }
 
     /// Permission and set-id bits. Some writers leave the file type in the upper bits; it is dropped.
     pub fn perm(&self) -> Result<u16, ScanError> {
-        let mode = self.number("mode", &self.header.as_old().mode)?;
+        let mode = self.number("mode", &self.block[MODE])?;
         Ok((mode & 0o7777) as u16)
     }
 
-    pub fn uid(&self) -> Result<u32, ScanError> {
-        self.id("uid", &self.header.as_old().uid)
+    /// The owner; `None` for one that Linux cannot have.
+    pub fn uid(&self) -> Result<Option<u32>, ScanError> {
+        Ok(owner(self.number("uid", &self.block[UID])?))
     }
 
-    pub fn gid(&self) -> Result<u32, ScanError> {
-        self.id("gid", &self.header.as_old().gid)
+    /// The group; `None` for one that Linux cannot have.
+    pub fn gid(&self) -> Result<Option<u32>, ScanError> {
+        Ok(owner(self.number("gid", &self.block[GID])?))
     }
 
     pub fn size(&self) -> Result<u64, ScanError> {
-        let size = self.number("size", &self.header.as_old().size)?;
+        let size = self.number("size", &self.block[SIZE])?;
         u64::try_from(size).map_err(|_| self.bad("size"))
     }
 
     pub fn mtime(&self) -> Result<Timestamp, ScanError> {
-        Ok(Timestamp { secs: self.number("mtime", &self.header.as_old().mtime)?, nanos: 0 })
+        Ok(Timestamp { secs: self.number("mtime", &self.block[MTIME])?, nanos: 0 })
     }
 
     /// Device numbers; 0 and 0 in a format that has none.
     pub fn device(&self) -> Result<(u32, u32), ScanError> {
-        let (major, minor) = match (self.header.as_ustar(), self.header.as_gnu()) {
-            (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
-            (_, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
-            _ => return Ok((0, 0)),
-        };
-        Ok((self.id("device major number", major)?, self.id("device minor number", minor)?))
+        if self.pedigree() == Pedigree::V7 {
+            return Ok((0, 0));
+        }
+        let major = self.id("device major number", &self.block[DEVICE_MAJOR])?;
+        Ok((major, self.id("device minor number", &self.block[DEVICE_MINOR])?))
     }
 
     /// The parts of an old GNU sparse header: the first four extents, whether more follow, and the file's size.
     pub fn gnu_sparse(&self) -> Result<Option<GnuSparse>, ScanError> {
-        let Some(gnu) = self.header.as_gnu() else { return Ok(None) };
-        let size = parse_number(&gnu.realsize).and_then(|n| u64::try_from(n).ok());
+        if self.pedigree() != Pedigree::Gnu {
+            return Ok(None);
+        }
+        let size = parse_number(&self.block[GNU_REAL_SIZE]).and_then(|n| u64::try_from(n).ok());
+        let extents = self.block[GNU_SPARSE].chunks_exact(24);
         Ok(Some(GnuSparse {
-            extents: gnu.sparse.iter().map_while(|s| sparse_extent(&s.offset, &s.numbytes)).collect(),
-            extended: gnu.isextended[0] != 0,
+            extents: extents.map_while(|extent| sparse_extent(&extent[..12], &extent[12..])).collect(),
+            extended: self.block[GNU_IS_EXTENDED] != 0,
             size: size.ok_or_else(|| self.bad("real size"))?,
         }))
     }
@@ -115,6 +156,12 @@ impl<'a> RawHeader<'a> {
     fn bad(&self, field: &'static str) -> ScanError {
         ScanError::BadField { field, at: self.at }
     }
+}
+
+/// A number as the owner of a file. GNU's negative ones wrap, as in chown(2): -2 is 4294967294. -1 is nobody's.
+fn owner(number: i64) -> Option<u32> {
+    let wrapped = i32::try_from(number).map(|negative| negative as u32).ok();
+    wrapped.or_else(|| u32::try_from(number).ok()).filter(|id| *id != u32::MAX)
 }
 
 /// What an old GNU sparse header says.
@@ -148,7 +195,8 @@ fn parse_number(field: &[u8]) -> Option<i64> {
         return i64::try_from(value).ok();
     }
     let blank = |b: &u8| *b == b' ' || *b == 0;
-    let start = field.iter().position(|b| !blank(b)).unwrap_or(field.len());
+    // A NUL ends it, also as its first byte; GNU tar alone reads on after one.
+    let start = field.iter().position(|b| *b != b' ').unwrap_or(field.len());
     let digits = &field[start..];
     let end = digits.iter().position(blank).unwrap_or(digits.len());
     let (negative, digits) = match &digits[..end] {
@@ -182,6 +230,7 @@ mod tests {
             (b"77777777", Some(0o77777777)),
             (b"\0\0\0\0\0\0\0\0", Some(0)),
             (b"        ", Some(0)),
+            (b"\x000000644", Some(0)),
             (b"-1      ", Some(-1)),
             (b"\x80\0\0\0\0\0\x01\0", Some(256)),
             (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Some(-2)),

@@ -2,10 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::{ScanError, Timestamp, acl};
+use super::{Oddities, Oddity, ScanError, Timestamp, acl};
 
 /// `XATTR_SIZE_MAX`
 pub(super) const MAX_VALUE: usize = 65536;
+
+/// `XATTR_NAME_MAX`
+const MAX_XATTR_NAME: usize = 255;
+
+/// What `tar --selinux` calls a file's label.
+const SELINUX: &[u8] = b"RHT.security.selinux";
 
 /// What the records of an extended header say about an entry. A `None` leaves the plain header's word.
 #[derive(Debug, Default, Clone)]
@@ -20,6 +26,8 @@ pub(super) struct PaxHeader {
     /// Those that stand for ACLs that came as text.
     acls: BTreeMap<&'static [u8], Vec<u8>>,
     pub sparse: PaxSparse,
+    /// What of them is not taken.
+    pub oddities: Oddities,
 }
 
 /// The `GNU.sparse.*` records, of format 0.0, 0.1 or 1.0.
@@ -52,7 +60,15 @@ impl PaxHeader {
             let record = record.strip_suffix(b"\n").ok_or_else(bad)?;
             let equals = record.iter().position(|&b| b == b'=').ok_or_else(bad)?;
             let (key, value) = (&record[..equals], &record[equals + 1..]);
-            self.set(key, value).ok_or_else(bad)?;
+            if self.set(key, value).is_none() {
+                match key {
+                    // Without it nobody knows where the next header is.
+                    b"size" => return Err(bad()),
+                    b"path" | b"linkpath" => self.oddities.count(Oddity::PaxEntry),
+                    key if key.starts_with(b"GNU.sparse.") => self.oddities.count(Oddity::PaxEntry),
+                    _ => self.oddities.count(Oddity::PaxValue),
+                }
+            }
         }
         Ok(())
     }
@@ -64,6 +80,7 @@ impl PaxHeader {
         self.size = None;
         self.sparse = PaxSparse::default();
         self.xattrs.clear();
+        self.oddities = Oddities::default();
         self.acls.clear();
     }
 
@@ -98,13 +115,19 @@ impl PaxHeader {
                 }
                 let (name, value) = if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     (name.to_vec(), value.to_vec())
+                } else if key == SELINUX {
+                    (b"security.selinux".to_vec(), value.to_vec())
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
                     (percent_decode(name)?, base64_decode(value)?)
                 } else {
                     return Some(());
                 };
-                if name.is_empty() || name.len() > 255 || name.contains(&0) || value.len() > MAX_VALUE {
+                if name.is_empty() || name.contains(&0) {
                     return None;
+                }
+                if name.len() > MAX_XATTR_NAME || value.len() > MAX_VALUE {
+                    self.oddities.count(Oddity::Xattr);
+                    return Some(());
                 }
                 // libarchive writes both spellings of one attribute.
                 self.xattrs.insert(name, value);
@@ -252,12 +275,28 @@ mod tests {
             b"6 a:b\n",
             b"0 =\n",
             b"99999999999999999999999 a=b\n",
-            b"12 path=a\0b\n",
-            b"18 uid=4294967296\n",
             b"12 size=-10\n",
         ] {
             assert!(PaxHeader::default().add(bad, 0).is_err(), "{}", bad.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_value_that_is_not_valid_is_passed_over_or_its_entry_is_left_out() {
+        let odd = |key: &str, value: &[u8]| {
+            let mut pax = PaxHeader { uid: Some(7), ..PaxHeader::default() };
+            pax.add(&record(key, value), 0).unwrap();
+            assert_eq!((pax.uid, pax.path.is_some()), (Some(7), false), "{key}");
+            pax.oddities
+        };
+        for (key, value) in [("uid", "4294967296"), ("mtime", "1e5"), ("gid", "x"), ("SCHILY.xattr.", "x")] {
+            assert_eq!(odd(key, value.as_bytes()).of(Oddity::PaxValue), 1, "{key}");
+        }
+        for key in ["path", "linkpath", "GNU.sparse.map"] {
+            assert_eq!(odd(key, b"a\0b").of(Oddity::PaxEntry), 1, "{key}");
+        }
+        assert_eq!(odd("SCHILY.xattr.user.a", &[b'x'; MAX_VALUE + 1]).of(Oddity::Xattr), 1);
+        assert!(odd("SCHILY.xattr.user.a", &[b'x'; MAX_VALUE]).is_empty());
     }
 
     #[test]

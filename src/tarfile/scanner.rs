@@ -6,7 +6,7 @@ use super::error::ScanError;
 use super::header::{BLOCK, GnuSparse, RawHeader, until_nul};
 use super::input::TarInput;
 use super::pax::{PaxHeader, PaxSparse};
-use super::{Content, Entry, EntryKind, FileType, sparse};
+use super::{Content, Entry, EntryKind, FileType, Oddities, Oddity, sparse};
 
 /// The most that the headers of one entry may take, in bytes.
 pub(super) const MAX_METADATA: u64 = 1 << 20;
@@ -14,13 +14,16 @@ pub(super) const MAX_METADATA: u64 = 1 << 20;
 const MAX_NAME: usize = 255;
 /// `PATH_MAX`
 const MAX_PATH: usize = 4096;
+/// Who is shown for an owner that cannot be; `/proc/sys/kernel/overflowuid`
+const OVERFLOW_ID: u32 = 65534;
 
 /// How an archive has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndMark {
     /// With two zero blocks: a stream that just stops was cut off.
     Required,
-    /// The end mark may be missing or halved, as GNU tar allows: a file's length is known.
+    /// However the archive of a user's ends, as far as its entries are whole: a file's length is known. The end mark may be
+    /// missing or halved, and what follows it is passed over, as by GNU tar; both are [oddities](Scanner::oddities).
     Optional,
     /// Anywhere after an entry, even without the padding of its content: a digest tells that all of it is there. What
     /// follows two zero blocks means nothing.
@@ -38,6 +41,7 @@ pub struct Scanner<R> {
     padding: u64,
     globals: PaxHeader,
     finished: bool,
+    oddities: Oddities,
 }
 
 /// What the headers before an entry's own say of it.
@@ -66,6 +70,7 @@ impl<R: TarInput> Scanner<R> {
             padding: 0,
             globals: PaxHeader::default(),
             finished: false,
+            oddities: Oddities::default(),
         }
     }
 
@@ -77,6 +82,11 @@ impl<R: TarInput> Scanner<R> {
     /// Where the content of the last entry ends, without its padding.
     pub fn content_end(&self) -> u64 {
         self.position.saturating_add(self.behind)
+    }
+
+    /// What is not handed out as the archive has it.
+    pub fn oddities(&self) -> &Oddities {
+        &self.oddities
     }
 
     /// The input, to be exchanged for another one after an error.
@@ -101,30 +111,18 @@ impl<R: TarInput> Scanner<R> {
     /// When an entry is handed out, its content need not have been read yet. After an error the scanner is where
     /// it was before: [`Scanner::position`] is the byte from which another input has to go on.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, ScanError> {
-        let before = (self.position, self.behind, self.padding);
+        let before = (self.position, self.behind, self.padding, self.oddities.clone());
         let result = self.read_entry();
         if result.is_err() {
-            (self.position, self.behind, self.padding) = before;
+            (self.position, self.behind, self.padding, self.oddities) = before;
             self.finished = false;
         }
         result
     }
 
-    /// The content of the entry that was handed out last, as it stands in the archive; `None` if that is more than `limit`
-    /// bytes.
-    pub fn read_content(&mut self, limit: u64) -> Result<Option<Vec<u8>>, ScanError> {
-        let Some(size) = usize::try_from(self.behind).ok().filter(|_| self.behind <= limit) else {
-            return Ok(None);
-        };
-        let mut content = vec![0; size];
-        self.read_exact(&mut content, "a file's content")?;
-        self.behind = 0;
-        Ok(Some(content))
-    }
-
     fn read_entry(&mut self) -> Result<Option<Entry>, ScanError> {
         let mut pending = Pending::default();
-        let start = self.content_end().saturating_add(self.padding);
+        let mut start = self.content_end().saturating_add(self.padding);
         while !self.finished {
             self.skip_content()?;
             let at = self.position;
@@ -143,7 +141,10 @@ impl<R: TarInput> Scanner<R> {
             if let Some(entry) = self.interpret(&header, &mut pending, at)? {
                 return Ok(Some(entry));
             }
-            if self.position - start > MAX_METADATA {
+            if pending.is_empty() {
+                start = self.content_end().saturating_add(self.padding);
+            }
+            if self.position.saturating_sub(start) > MAX_METADATA {
                 return Err(ScanError::TooMuchMetadata { at: start });
             }
         }
@@ -161,7 +162,8 @@ impl<R: TarInput> Scanner<R> {
         match header.type_flag() {
             b'x' | b'X' => {
                 let records = self.read_metadata(size, pending, at)?;
-                pending.pax.get_or_insert_with(|| self.globals.clone()).add(&records, at)?;
+                // Of several in a row the last one counts.
+                pending.pax.insert(self.globals.clone()).add(&records, at)?;
             }
             b'g' => {
                 let records = self.read_metadata(size, pending, at)?;
@@ -180,7 +182,7 @@ impl<R: TarInput> Scanner<R> {
             // A volume label names the archive, not a file.
             b'V' => self.expect_content(size),
             b'M' => return Err(ScanError::MultiVolume { at }),
-            type_flag => return self.entry(header, type_flag, size, std::mem::take(pending), at).map(Some),
+            type_flag => return self.entry(header, type_flag, size, std::mem::take(pending), at),
         }
         Ok(None)
     }
@@ -192,8 +194,17 @@ impl<R: TarInput> Scanner<R> {
         size: u64,
         pending: Pending,
         at: u64,
-    ) -> Result<Entry, ScanError> {
+    ) -> Result<Option<Entry>, ScanError> {
         let mut pax = pending.pax.unwrap_or_else(|| self.globals.clone());
+        let oddities = std::mem::take(&mut pax.oddities);
+        let is_unusable = oddities.of(Oddity::PaxEntry) > 0;
+        self.oddities.add(&oddities);
+        if is_unusable {
+            if !matches!(type_flag, b'1'..=b'6') {
+                self.expect_content(pax.size.unwrap_or(size));
+            }
+            return Ok(None);
+        }
         let xattrs = pax.take_xattrs();
         let raw_path = match pax.sparse.name.clone().or(pax.path).or(pending.gnu_path) {
             Some(path) => path,
@@ -222,11 +233,9 @@ impl<R: TarInput> Scanner<R> {
                 self.expect_content(pax.size.unwrap_or(size));
                 EntryKind::Directory
             }
-            // Before POSIX had a type for it, a directory was a file whose name ends in a slash.
-            b'0' | 0 if raw_path.ends_with(b"/") => {
-                self.expect_content(pax.size.unwrap_or(size));
-                EntryKind::Directory
-            }
+            // Before POSIX had a type for it, a directory was a file whose name ends in a slash. It has no content, whatever
+            // its size, as one of the type has none.
+            b'0' | 0 if raw_path.ends_with(b"/") => EntryKind::Directory,
             b'S' => {
                 self.old_gnu_sparse(header.gnu_sparse()?.ok_or(ScanError::BadSparse { at })?, size, at)?
             }
@@ -234,17 +243,31 @@ impl<R: TarInput> Scanner<R> {
             _ => self.regular(&pax.sparse, pax.size.unwrap_or(size), at)?,
         };
         if path.is_empty() && kind != EntryKind::Directory {
-            return Err(ScanError::NoName { at });
+            self.oddities.count(Oddity::RootNotDirectory);
+            return Ok(None);
         }
-        Ok(Entry {
+        if kind == EntryKind::Symlink(Vec::new()) {
+            self.oddities.count(Oddity::EmptySymlink);
+            return Ok(None);
+        }
+        let mut owner =
+            |pax: Option<u32>, header: Result<Option<u32>, ScanError>| -> Result<u32, ScanError> {
+                let owner = pax.map_or(header, |id| Ok(Some(id)))?;
+                if owner.is_none() {
+                    self.oddities.count(Oddity::Owner);
+                }
+                Ok(owner.unwrap_or(OVERFLOW_ID))
+            };
+        let (uid, gid) = (owner(pax.uid, header.uid())?, owner(pax.gid, header.gid())?);
+        Ok(Some(Entry {
             path,
             kind,
             perm: header.perm()?,
-            uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
-            gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
+            uid,
+            gid,
             mtime: pax.mtime.map_or_else(|| header.mtime(), Ok)?,
             xattrs,
-        })
+        }))
     }
 
     fn regular(&mut self, sparse: &PaxSparse, stored: u64, at: u64) -> Result<EntryKind, ScanError> {
@@ -307,7 +330,11 @@ impl<R: TarInput> Scanner<R> {
             _ if !pending.is_empty() => Err(ScanError::Truncated { at, what: "an entry's headers" }),
             EndMark::Required => Err(ScanError::Truncated { at, what: "the archive (there is no end mark)" }),
             EndMark::Optional if at == 0 => Err(ScanError::NotATar),
-            EndMark::Optional | EndMark::Unneeded => Ok(()),
+            EndMark::Optional => {
+                self.oddities.count(Oddity::NoEndMark);
+                Ok(())
+            }
+            EndMark::Unneeded => Ok(()),
         }
     }
 
@@ -334,6 +361,12 @@ impl<R: TarInput> Scanner<R> {
                 break;
             }
             if let Some(stray) = here.iter().position(|&b| b != 0) {
+                if self.end_mark == EndMark::Optional {
+                    self.oddities.count(Oddity::TrailingData);
+                    // What is compressed shows only at its end whether it is whole.
+                    self.position += self.input.skip(u64::MAX)?;
+                    break;
+                }
                 let found = here[stray..].iter().take(200).copied().collect();
                 return Err(ScanError::TrailingData { at: self.position + stray as u64, found });
             }

@@ -4,6 +4,7 @@ pub mod build;
 mod choice;
 mod corpora;
 mod hostile;
+mod lenient;
 mod writers;
 
 use std::io::Read;

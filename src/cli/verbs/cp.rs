@@ -31,8 +31,8 @@ Examples:
 pub struct CpArgs {
     #[command(flatten)]
     read: ReadArgs,
-    /// A file or directory of the source, and then a directory to copy into, or a name for the copy; - for a tar to the
-    /// standard output
+    /// A file or directory of the source (DIR/. for what is in it), and then a directory to copy into, or a name for the copy;
+    /// - for a tar to the standard output
     #[arg(value_names = ["PATH", "DEST"], num_args = 1..=2, required = true)]
     words: Vec<PathBuf>,
     /// Replace files that exist, and copy into directories that exist
@@ -52,13 +52,18 @@ impl CpArgs {
         let printer = &context.printer;
         let (path, dest) = self.places()?;
         let tally = self.read.read(context, |reading| {
-            let top = match self.dereference {
+            let of_contents = names_contents(&path);
+            let top = match self.dereference || of_contents {
                 true => reading.gateway.stat_target(reading.mount, &path)?,
                 false => reading.gateway.stat_link(reading.mount, &path)?,
             };
+            if of_contents && top.file_type != FileType::Directory {
+                let message = format!("{} is not a directory", escape::name(&path));
+                return Err(CommandError::new(Kind::Failed, message));
+            }
             match dest.as_os_str() == "-" {
-                true => to_stdout(reading, top, printer),
-                false => self.to_disk(reading, top, dest),
+                true => to_stdout(reading, top, of_contents, printer),
+                false => self.to_disk(reading, top, of_contents, dest),
             }
         })?;
         tell(tally, printer);
@@ -84,7 +89,13 @@ impl CpArgs {
         }
     }
 
-    fn to_disk(&self, reading: &Reading, top: FileStat, dest: &Path) -> Result<Tally, CommandError> {
+    fn to_disk(
+        &self,
+        reading: &Reading,
+        top: FileStat,
+        of_contents: bool,
+        dest: &Path,
+    ) -> Result<Tally, CommandError> {
         let name = top.path.file_name().map(OsString::from);
         let is_dir = dest.is_dir();
         if !is_dir && names_a_directory(dest) && top.file_type != FileType::Directory {
@@ -92,6 +103,7 @@ impl CpArgs {
             return Err(CommandError::new(Kind::Failed, message));
         }
         let (root, name) = match (is_dir, &name, dest.file_name()) {
+            (true, _, _) if of_contents => (dest, Path::new("")),
             (true, name, _) => (dest, name.as_ref().map(Path::new).unwrap_or(Path::new(""))),
             (false, _, Some(name)) => (dest.parent().unwrap_or(Path::new("")), Path::new(name)),
             (false, _, None) => {
@@ -104,20 +116,31 @@ impl CpArgs {
     }
 }
 
+/// Whether a path is spelled so that what is in a directory is meant, as for cp(1) and docker cp: `DIR/.`
+fn names_contents(path: &Path) -> bool {
+    let last = path.as_os_str().as_encoded_bytes().rsplit(|&b| b == b'/').next();
+    matches!(last, Some(b"." | b".."))
+}
+
 /// Whether a path is spelled so that it can only be a directory's.
 fn names_a_directory(path: &Path) -> bool {
     let bytes = path.as_os_str().as_encoded_bytes();
     bytes.ends_with(b"/") || bytes.ends_with(b"/.")
 }
 
-fn to_stdout(reading: &Reading, top: FileStat, printer: &Printer) -> Result<Tally, CommandError> {
+fn to_stdout(
+    reading: &Reading,
+    top: FileStat,
+    of_contents: bool,
+    printer: &Printer,
+) -> Result<Tally, CommandError> {
     let output = printer.output();
     if output.is_terminal() {
         let error = CommandError::new(Kind::Usage, "a tar is not for a terminal");
         return Err(error.hint("write it to a file, or pipe it: imagefs cp SOURCE PATH - > FILE"));
     }
     let mut archive = Archive::new(output);
-    let name = top.path.file_name().map_or(PathBuf::from("."), PathBuf::from);
+    let name = top.path.file_name().filter(|_| !of_contents).map_or(PathBuf::from("."), PathBuf::from);
     let tally = copy(reading, top, &name, &mut archive)?;
     archive.into_inner().and_then(|mut output| output.flush()).map_err(cannot_write)?;
     Ok(tally)

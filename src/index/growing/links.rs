@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{Body, GrowError, GrowingTree, Inode, quote};
 use crate::index::Ino;
+use crate::tarfile::Oddity;
 
 /// A hard link that waits for its target, and what it becomes if that never comes.
 pub(super) struct Forward {
@@ -26,7 +27,12 @@ impl GrowingTree {
                 let Some(forward) = self.forward.get(&at) else { break self.dentries[at as usize].ino() };
                 // Every link on the way is a different one, or there is a cycle.
                 if chain.len() > self.forward.len() {
-                    return Err(GrowError::LinkCycle(forward.target.clone()));
+                    for at in std::mem::take(&mut chain) {
+                        if self.forward.remove(&at).is_some() {
+                            self.leave_out(at, Oddity::LinkCycle);
+                        }
+                    }
+                    break None;
                 }
                 chain.push(at);
                 match self.named(&forward.target.clone())? {
@@ -41,7 +47,7 @@ impl GrowingTree {
                 }
                 match target {
                     Some(ino) if matches!(self.inode_ref(ino).body, Body::Directory { .. }) => {
-                        return Err(GrowError::LinkToDirectory(self.name_of(at).to_vec()));
+                        self.leave_out(at, Oddity::LinkToDirectory);
                     }
                     Some(ino) => self.attach(at, ino)?,
                     None => {
@@ -100,10 +106,16 @@ impl GrowingTree {
         mut fallback: Inode,
     ) -> Result<Option<Ino>, GrowError> {
         match self.named(&target)?.and_then(|found| self.dentries[found as usize].ino()) {
-            Some(ino) if self.is_directory(ino) => Err(GrowError::LinkToDirectory(name.to_vec())),
+            Some(ino) if self.is_directory(ino) => {
+                self.oddities.count(Oddity::LinkToDirectory);
+                Ok(None)
+            }
             // A name that is a link to itself says nothing new.
             Some(ino) if self.child(dir, name) == Some(ino) => Ok(Some(ino)),
-            Some(ino) => self.put(dir, name, Some(ino)).map(|_| Some(ino)),
+            Some(ino) => {
+                self.put(dir, name, Some(ino))?;
+                Ok((!matches!(self.inode_ref(ino).body, Body::Gone)).then_some(ino))
+            }
             None => {
                 fallback.body = Body::Contiguous { at: 0 };
                 self.patience.keep(target.len() + size_of::<Forward>())?;

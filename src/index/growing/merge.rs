@@ -294,7 +294,8 @@ impl<B: AsRef<[u8]> + Send + Sync> Adding<'_, B> {
     fn file(&mut self, path: &[u8]) -> Result<Option<Ino>, GrowError> {
         let found = self.tree.named(path)?.and_then(|found| self.tree.dentries[found as usize].ino());
         match found {
-            Some(ino) if self.tree.is_directory(ino) => Err(GrowError::LinkToDirectory(path.to_vec())),
+            // Linux has no such link: there is nothing that it could be.
+            Some(ino) if self.tree.is_directory(ino) => Ok(None),
             found => Ok(found),
         }
     }

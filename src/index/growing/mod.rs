@@ -23,7 +23,7 @@ use hashbrown::HashTable;
 
 use super::xattrs::XattrSets;
 use super::{Ino, LayerNo, Timestamp, TreeError};
-use crate::tarfile::{Content, Entry, EntryKind, Extent};
+use crate::tarfile::{Content, Entry, EntryKind, Extent, Oddities, Oddity};
 
 pub use changes::Changes;
 use links::{Forward, NoTarget};
@@ -45,12 +45,6 @@ pub(super) const LIMIT: u32 = 1 << 31;
 /// Why an entry cannot become part of a tree.
 #[derive(Debug, thiserror::Error)]
 pub enum GrowError {
-    /// A hard link to itself, perhaps by way of others.
-    #[error("the hard link {} leads back to itself", quote(.0))]
-    LinkCycle(Vec<u8>),
-    /// A hard link to a directory.
-    #[error("{} is a hard link to a directory", quote(.0))]
-    LinkToDirectory(Vec<u8>),
     /// Paths lead through symlinks, again and again.
     #[error(
         "its paths lead through more than 16 MiB of symbolic links' targets, and 256 bytes for each entry"
@@ -101,6 +95,7 @@ pub struct GrowingTree {
     /// The hard links that do: what stands for the file, and the path that it has in the layers below.
     pub(super) links_out: Vec<(Ino, Vec<u8>)>,
     patience: Patience,
+    oddities: Oddities,
 }
 
 impl Default for GrowingTree {
@@ -132,6 +127,7 @@ impl GrowingTree {
             of_layer: false,
             links_out: Vec::new(),
             patience: Patience::default(),
+            oddities: Oddities::default(),
         };
         tree.inodes.push(implicit_directory(LayerNo(0)));
         tree
@@ -246,8 +242,10 @@ impl GrowingTree {
         let dentry = match self.dentry_hashed(hash, dir, name) {
             Some(known) => {
                 self.vacate(known);
+                // A link to what was beneath the directory that it replaces.
                 if ino.is_some_and(|ino| matches!(self.inode_ref(ino).body, Body::Gone)) {
-                    return Err(GrowError::LinkCycle(name.to_vec()));
+                    self.leave_out(known, Oddity::LinkCycle);
+                    return Ok(known);
                 }
                 known
             }
@@ -257,6 +255,18 @@ impl GrowingTree {
             self.attach(dentry, ino)?;
         }
         Ok(dentry)
+    }
+
+    /// Takes away a name that names nothing.
+    fn leave_out(&mut self, dentry: u32, why: Oddity) {
+        tracing::debug!("{}: {why:?}", quote(self.name_of(dentry)));
+        self.oddities.count(why);
+        self.remove(dentry);
+    }
+
+    /// What is not shown as the archive has it.
+    pub fn oddities(&self) -> &Oddities {
+        &self.oddities
     }
 
     /// A new name at the end of a directory, of nothing yet.
