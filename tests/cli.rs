@@ -297,10 +297,10 @@ fn a_wrong_command_line_says_what_is_wrong() {
 
     For more information, try '--help'.
     "#);
-    assert_snapshot!(run(&["mount", "--platform", "arm", "debian", "mnt"]), @r#"
+    assert_snapshot!(run(&["mount", "--platform", "pdp11", "debian", "mnt"]), @r#"
     status: 2
     stderr:
-    error: invalid value 'arm' for '--platform <OS/ARCH[/VARIANT]>': "arm" is not a platform: write os/arch or os/arch/variant, as in linux/arm64
+    error: invalid value 'pdp11' for '--platform <OS/ARCH[/VARIANT]>': "pdp11" is not a platform: write os/arch or os/arch/variant, as in linux/arm64
 
     For more information, try '--help'.
     "#);
