@@ -193,7 +193,7 @@ impl Shared {
             _ => self.spoil(server, client, fault),
         };
         match (carried, fault) {
-            (Err(_), _) | (_, Fault::StallAfter(_)) => {}
+            (_, Fault::StallAfter(_)) | (Err(_), Fault::None) => {}
             // With no time to linger, closing is a reset: socket(7). It is closed by who reads from it.
             (_, Fault::ResetAfter(_)) => {
                 let _ = set_socket_linger(client, Some(Duration::ZERO));
