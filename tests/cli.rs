@@ -49,25 +49,27 @@ fn help_tells_a_newcomer_what_there_is() {
     Usage: imagefs [OPTIONS] <COMMAND>
 
     Commands:
-      mount    Mount an image, a container or a tar as a read-only directory tree
-      umount   Unmount, and end the server behind the mount [alias: unmount]
-      mounts   List what is mounted
-      refresh  Show a container as it is now
-      ls       List a directory of a source
-      cat      Print files of a source
-      stat     Show the attributes of a file of a source
-      tree     Draw a directory of a source as a tree
-      find     Find files of a source by name, type, size and other attributes
-      grep     Search the files of a source for lines that fit a pattern
-      du       Show how large directories of a source are, or its layers
-      cp       Copy a file or directory out of a source
-      inspect  Show what a source is, and its mounts
-      diff     Show how the root filesystems of two sources differ
-      history  Show the layers of an image, and what each of them does
-      blame    Show which layers of an image added, changed, replaced or removed a
-               path
-      cache    Look after the cache
-      help     Print this message or the help of the given subcommand(s)
+      mount        Mount an image, a container or a tar as a read-only directory
+                   tree
+      umount       Unmount, and end the server behind the mount [alias: unmount]
+      mounts       List what is mounted
+      refresh      Show a container as it is now
+      ls           List a directory of a source
+      cat          Print files of a source
+      stat         Show the attributes of a file of a source
+      tree         Draw a directory of a source as a tree
+      find         Find files of a source by name, type, size and other attributes
+      grep         Search the files of a source for lines that fit a pattern
+      du           Show how large directories of a source are, or its layers
+      cp           Copy a file or directory out of a source
+      inspect      Show what a source is, and its mounts
+      diff         Show how the root filesystems of two sources differ
+      history      Show the layers of an image, and what each of them does
+      blame        Show which layers of an image added, changed, replaced or removed
+                   a path
+      cache        Look after the cache
+      completions  Print a script with which a shell completes imagefs
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help
@@ -146,8 +148,8 @@ fn help_tells_a_newcomer_what_there_is() {
               filesystem, or an image as docker save, podman save, skopeo and others
               write it. Of several images, :NAME or :@NUMBER behind the path chooses
               one. Everything else is an image of the daemon's, or else a container.
-              To say which, write docker-daemon:NAME, container:NAME, tar:PATH,
-              docker-archive:PATH, oci-archive:PATH or oci:DIR.
+              To say which, write docker-daemon:NAME, container:NAME, volume:NAME,
+              tar:PATH, docker-archive:PATH, oci-archive:PATH or oci:DIR.
 
       <MOUNTPOINT>
               An empty directory
@@ -196,6 +198,7 @@ fn help_tells_a_newcomer_what_there_is() {
       imagefs mount oci:DIR:latest /mnt/x          an image that no daemon has
       imagefs mount container:web /mnt/web         a container, with its volumes
       imagefs mount sha256:7c0b… /mnt/x            if cached, no daemon is asked
+      imagefs mount local: /mnt/docker             all that the engine has
 
     Mount options, given by -o as for mount(8):
       ro                 accepted; a mount is always read-only
@@ -216,6 +219,7 @@ fn help_tells_a_newcomer_what_there_is() {
       provenance         list what names a file's layer among its attributes;
                          implies exact
       fsname=NAME        what df(1) and mount(8) show as the source
+      only=PATTERN       of local:, what is named so, as in only=ghcr.io/*
       timeout=SECONDS    how long a read waits while nothing comes (default 30)
 
     What every filesystem takes is taken too: defaults, nosuid, nodev, nofail, x-…

@@ -4,6 +4,7 @@ mod background;
 mod bounds;
 mod cache;
 mod cli;
+mod completions;
 mod containers;
 mod corpora;
 mod docker;

@@ -33,13 +33,13 @@ pub fn main() -> ExitCode {
     let arguments = spell_out(std::env::args_os().collect());
     let matches =
         command_here().try_get_matches_from(&arguments).unwrap_or_else(|error| advised(error).exit());
-    let CommandLine { global, command } =
+    let CommandLine { global, command: verb } =
         CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let writer = if global.server { logging::Writer::Server } else { logging::Writer::Command };
     let verbosity = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(i8::MAX) };
     let begun = logging::begin(verbosity, writer, global.log_file.as_deref());
-    let context = Context { printer: Printer::new(global.quiet, global.verbose > 0), global };
-    begun.and_then(|()| command.run(&context)).unwrap_or_else(|error| {
+    let context = Context { printer: Printer::new(global.quiet, global.verbose > 0), global, command };
+    begun.and_then(|()| verb.run(&context)).unwrap_or_else(|error| {
         if error.kind() != Kind::NoReader {
             context.printer.error(&error);
         }

@@ -37,7 +37,8 @@ const EXIT_STATUS: &str = r#".SH EXIT STATUS
 
 /// The manual page of a command and of each of its verbs, by the file's name.
 pub fn pages(command: &clap::Command) -> BTreeMap<String, String> {
-    let mut pages: BTreeMap<_, _> = command.get_subcommands().flat_map(pages).collect();
+    let mut pages: BTreeMap<_, _> =
+        command.get_subcommands().filter(|verb| !verb.is_hide_set()).flat_map(pages).collect();
     let name = command.get_display_name().unwrap_or("imagefs").to_owned();
     pages.insert(format!("{name}.1"), page(command, &name));
     pages

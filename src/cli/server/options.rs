@@ -113,6 +113,14 @@ const GENERIC: [&str; 28] = [
     "nousers",
 ];
 
+/// The names of the options; an equals sign behind those that take a value.
+pub fn names() -> impl Iterator<Item = String> {
+    KNOWN.iter().map(|known| match known.takes {
+        Takes::Nothing(_) => known.name.to_owned(),
+        Takes::Value(..) => format!("{}=", known.name),
+    })
+}
+
 /// All of `-o`, read and checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountOptions {

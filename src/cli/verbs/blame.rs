@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::candidates;
 use super::complete_sources::CompleteSources;
 use super::context::Context;
 use super::context::SourceArgs;
@@ -20,6 +21,7 @@ use crate::source::{LayerChange, LayerDetails};
 #[derive(Debug, Args)]
 pub struct BlameArgs {
     /// An image, as `imagefs mount` takes it
+    #[arg(add = candidates::sources())]
     source: OsString,
     /// A path from the root of the image
     ///

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::candidates;
 use super::context::Context;
 use crate::cache::{self, Cache, EntryInfo, Key, Removal, State};
 use crate::cli::output::error::{CommandError, Kind};
@@ -48,7 +49,7 @@ struct LsArgs {
 #[derive(Debug, Args)]
 struct RmArgs {
     /// Which: at least the first four digits of each key
-    #[arg(value_name = "KEY", required = true)]
+    #[arg(value_name = "KEY", required = true, add = candidates::cache_keys())]
     keys: Vec<String>,
 }
 
@@ -71,7 +72,7 @@ struct PruneArgs {
 #[derive(Debug, Args)]
 struct VerifyArgs {
     /// Which; all if none is given
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", add = candidates::cache_keys())]
     keys: Vec<String>,
     /// Print a JSON array
     #[arg(long)]

@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::candidates;
 use super::context::Context;
 use super::reading::{ReadArgs, Reading};
 use crate::cli::output::error::{CommandError, Kind};
@@ -33,7 +34,7 @@ pub struct CatArgs {
     #[command(flatten)]
     read: ReadArgs,
     /// Regular files of the source
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", add = candidates::paths())]
     paths: Vec<PathBuf>,
     /// Print a JSON array of paths and contents: text, or a list of bytes
     #[arg(long)]

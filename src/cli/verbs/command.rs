@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::blame::BlameArgs;
 use super::cache::CacheArgs;
 use super::cat::CatArgs;
+use super::completions::{CompleteArgs, CompletionsArgs};
 use super::context::Context;
 use super::cp::CpArgs;
 use super::diff::DiffArgs;
@@ -45,6 +46,9 @@ pub enum Command {
     History(HistoryArgs),
     Blame(BlameArgs),
     Cache(CacheArgs),
+    Completions(CompletionsArgs),
+    #[command(hide = true)]
+    Complete(CompleteArgs),
 }
 
 impl Command {
@@ -68,6 +72,8 @@ impl Command {
             Command::History(args) => args.run(context),
             Command::Blame(args) => args.run(context),
             Command::Cache(args) => args.run(context),
+            Command::Completions(args) => args.run(context),
+            Command::Complete(args) => args.run(context),
         }
     }
 }

@@ -87,6 +87,8 @@ pub struct Context {
     pub global: GlobalArgs,
     /// What it is told through.
     pub printer: Printer,
+    /// The whole command line, for who completes it.
+    pub command: fn() -> clap::Command,
 }
 
 impl Context {

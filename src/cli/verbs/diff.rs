@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::candidates;
 use super::complete_sources::CompleteSources;
 use super::context::Context;
 use super::context::SourceArgs;
@@ -22,8 +23,10 @@ use crate::source::Source;
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// The first source, as `imagefs mount` takes it
+    #[arg(add = candidates::sources())]
     before: OsString,
     /// The second source
+    #[arg(add = candidates::sources())]
     after: OsString,
     /// Print a JSON array, with the digests of content that differs
     #[arg(long)]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args};
 use serde::Serialize;
 
+use super::candidates;
 use super::complete_sources::CompleteSources;
 use super::context::Context;
 use super::history::shortened;
@@ -36,7 +37,7 @@ pub struct DuArgs {
     #[command(flatten)]
     read: ReadArgs,
     /// Directories or files of the source; its root if none is given
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", add = candidates::paths())]
     paths: Vec<PathBuf>,
     /// Show files, too
     #[arg(short, long)]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
+use super::candidates;
 use super::context::Context;
 use super::reading::{ReadArgs, Reading};
 use crate::cli::output::error::{CommandError, Kind};
@@ -30,7 +31,7 @@ pub struct FindArgs {
     #[command(flatten)]
     read: ReadArgs,
     /// Where to begin; at its root if nothing is given
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", add = candidates::paths())]
     paths: Vec<PathBuf>,
     /// The name fits a pattern with *, ? and [...]
     #[arg(long, value_name = "GLOB")]

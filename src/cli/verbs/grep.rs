@@ -9,6 +9,7 @@ use grep_regex::{RegexMatcher, RegexMatcherBuilder};
 use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder};
 use termcolor::{Ansi, NoColor, WriteColor};
 
+use super::candidates;
 use super::context::Context;
 use super::reading::{ReadArgs, Reading};
 use crate::cli::output::colors::When;
@@ -42,7 +43,7 @@ pub struct GrepArgs {
     #[command(flatten)]
     read: ReadArgs,
     /// Files and directories of the source; its root if none is given
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", add = candidates::paths())]
     paths: Vec<PathBuf>,
     /// Search directories, as in any case
     #[arg(short, long, visible_short_alias = 'R')]

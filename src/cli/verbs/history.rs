@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::candidates;
 use super::complete_sources::CompleteSources;
 use super::context::Context;
 use super::context::SourceArgs;
@@ -17,6 +18,7 @@ use crate::cli::output::size;
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
     /// An image, as `imagefs mount` takes it
+    #[arg(add = candidates::sources())]
     source: OsString,
     /// Print a JSON array, with whole digests and commands and sizes in bytes
     #[arg(long)]

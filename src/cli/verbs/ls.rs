@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Args};
 
+use super::candidates;
 use super::context::Context;
 use super::reading::{ReadArgs, Reading};
 use crate::cli::output::colors::{Colors, When};
@@ -31,7 +32,7 @@ pub struct LsArgs {
     #[command(flatten)]
     read: ReadArgs,
     /// Directories or files of the source; its root if none is given
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", add = candidates::paths())]
     paths: Vec<PathBuf>,
     /// Show mode, links, owner, group, size, time and link target
     #[arg(short)]

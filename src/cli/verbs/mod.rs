@@ -4,9 +4,11 @@
 
 mod blame;
 mod cache;
+mod candidates;
 mod cat;
 mod command;
 mod complete_sources;
+mod completions;
 pub mod context;
 mod copy;
 mod cp;

@@ -5,6 +5,7 @@ use std::sync::{Arc, RwLock};
 
 use clap::Args;
 
+use super::candidates;
 use super::context::Context;
 use super::context::SourceArgs;
 use crate::cli::output::error::CommandError;
@@ -71,11 +72,12 @@ pub struct MountArgs {
     /// found out: a root filesystem, or an image as docker save, podman save, skopeo and others write it. Of several images,
     /// :NAME or :@NUMBER behind the path chooses one. Everything else is an image of the daemon's, or else a container. To
     /// say which, write docker-daemon:NAME, container:NAME, volume:NAME, tar:PATH, docker-archive:PATH, oci-archive:PATH or oci:DIR.
+    #[arg(add = candidates::sources())]
     source: OsString,
     /// An empty directory
     mountpoint: PathBuf,
     /// Mount options, as for mount(8): see the end of --help
-    #[arg(short, value_name = "OPTION[,…]")]
+    #[arg(short, value_name = "OPTION[,…]", add = candidates::mount_options())]
     options: Vec<String>,
     /// Stay in the foreground, and unmount on Ctrl-C
     ///

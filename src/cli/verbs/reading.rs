@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::candidates;
 use super::context::Context;
 use super::context::SourceArgs;
 use super::source_path;
@@ -20,6 +21,7 @@ use crate::source;
 #[derive(Debug, Args)]
 pub struct ReadArgs {
     /// What `imagefs mount` takes: an image, a tar, …; with :/PATH behind it, a path of it
+    #[arg(add = candidates::sources())]
     source: OsString,
     #[command(flatten)]
     options: ReadOptions,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::candidates;
 use super::context::Context;
 use crate::cli::output::error::{CommandError, Kind};
 use crate::cli::server::control::{self, Request};
@@ -28,6 +29,7 @@ process works in, or that is mounted elsewhere: enter it anew.";
 #[command(after_long_help = EXAMPLES)]
 pub struct RefreshArgs {
     /// Where the container is mounted
+    #[arg(add = candidates::mountpoints())]
     mountpoint: PathBuf,
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// What a colon and a slash follow on without a path of the source being meant: the beginnings of a source.
-const TRANSPORTS: [&str; 10] = [
+const TRANSPORTS: [&str; 12] = [
     "tar",
     "oci",
     "oci-archive",
@@ -16,6 +16,8 @@ const TRANSPORTS: [&str; 10] = [
     "dir",
     "containers-storage",
     "build",
+    "volume",
+    "local",
 ];
 
 /// The source, and the path behind it if there is one: behind the last `:/`, unless that follows a transport, or all of

@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::candidates;
 use super::context::Context;
 use super::reading::ReadArgs;
 use crate::cli::output::error::CommandError;
@@ -20,7 +21,7 @@ pub struct StatArgs {
     #[command(flatten)]
     read: ReadArgs,
     /// Files of the source
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", add = candidates::paths())]
     paths: Vec<PathBuf>,
     /// Follow a symbolic link, unless it leads out of the mount
     #[arg(short = 'L', long)]

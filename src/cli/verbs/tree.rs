@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::candidates;
 use super::context::Context;
 use super::reading::{ReadArgs, Reading};
 use crate::cli::output::colors::{Colors, When};
@@ -19,7 +20,7 @@ pub struct TreeArgs {
     #[command(flatten)]
     read: ReadArgs,
     /// Directories of the source; its root if none is given
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", add = candidates::paths())]
     paths: Vec<PathBuf>,
     /// Show directories alone
     #[arg(short, long)]

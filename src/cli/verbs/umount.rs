@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::candidates;
 use super::context::Context;
 use super::mounts::survey;
 use crate::cli::output::error::{CommandError, Kind};
@@ -32,7 +33,7 @@ nothing is left.";
 #[command(after_long_help = EXAMPLES)]
 pub struct UmountArgs {
     /// Where to unmount
-    #[arg(value_name = "MOUNTPOINT", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "MOUNTPOINT", required_unless_present = "all", conflicts_with = "all", add = candidates::mountpoints())]
     mountpoints: Vec<PathBuf>,
     /// Unmount everything that you have mounted
     #[arg(short, long)]
