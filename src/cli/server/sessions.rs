@@ -80,11 +80,15 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     /// The tar that is served where it lies, and which `id` describes; empty if there is none.
-    #[serde(default, with = "text")]
+    #[serde(default, with = "text", skip_serializing_if = "is_empty")]
     pub archive: PathBuf,
     /// Of a mount of many sources, the names of those that are open.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<String>,
+}
+
+fn is_empty(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// The register.
