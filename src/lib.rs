@@ -20,7 +20,8 @@
 //! | [`index`] | growing tree, on-disk index, file contents | [`tarfile`] |
 //! | [`source`] | what the user named → filesystems: asks the daemon, fills the cache | all but `fuse` and `cli` |
 //! | [`tarfile`] | a tar from its first byte → what its entries are | nothing of ours |
-//! | [`oci`] | images without a daemon: archives and layouts → configuration and verified layers | [`compress`], [`tarfile`], [`image`], [`progress`] |
+//! | [`oci`] | images without a daemon: archives, layouts, registries → configuration and verified layers | [`compress`], [`registry`], [`tarfile`], [`image`], [`progress`] |
+//! | [`registry`] | images' documents and blobs from where they are distributed: names, credentials, tokens, ranges | [`http`], [`image`], [`progress`] |
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 
@@ -38,6 +39,7 @@ pub mod oci;
 pub mod owner;
 pub mod platform;
 pub mod progress;
+pub mod registry;
 pub mod source;
 mod sparse_file;
 pub mod tarfile;
