@@ -115,7 +115,7 @@ fn help_tells_a_newcomer_what_there_is() {
            differences)
       2    the command line is wrong
       3    no such image, archive, mount, file or cache entry
-      4    the daemon cannot be reached, or failed
+      4    the daemon or the registry cannot be reached, or failed
       5    the mountpoint or FUSE does not allow it
       6    the input is damaged, or of an unknown kind
       7    the cache cannot be used: permissions, no space left
@@ -141,7 +141,7 @@ fn help_tells_a_newcomer_what_there_is() {
     Arguments:
       <SOURCE>
               A local image (a name, NAME@sha256:…, or an id, also a short one),
-              container:NAME, or the path of a tar or an image layout
+              docker://NAME, container:NAME, or the path of a tar or an image layout
 
               What begins with /, ./ or ../, or is the name of a file or an image
               layout here, is a path, and what it holds is found out: a root
@@ -150,6 +150,8 @@ fn help_tells_a_newcomer_what_there_is() {
               one. Everything else is an image of the daemon's, or else a container.
               To say which, write docker-daemon:NAME, container:NAME, volume:NAME,
               tar:PATH, docker-archive:PATH, oci-archive:PATH or oci:DIR.
+              docker://NAME is an image in a registry, which is fetched layer by
+              layer, without a daemon.
 
       <MOUNTPOINT>
               An empty directory
@@ -187,6 +189,12 @@ fn help_tells_a_newcomer_what_there_is() {
 
               Without it, 64GiB, and what takes more than 256MiB on the disk may not
               unpack to more than a thousand times its size. Zeros take nothing.
+
+          --insecure-registry <HOST[:PORT]>
+              A registry that needs no certificate, nor TLS at all
+
+              May be given more than once. A registry on this machine needs none in
+              any case.
 
       -h, --help
               Print help (see a summary with '-h')

@@ -143,7 +143,7 @@ fn a_name_that_no_image_can_have() {
         ("a:b:c", "is not the name of an image"),
         ("debian@sha256:12", "is not the name of an image"),
         ("a\u{1b}[31m", r"\u{1b}[31m"),
-        ("docker://debian", "pull the image first"),
+        ("docker://Debian", "capital letters"),
     ] {
         place.refuse(&[name], 2, &[word]);
     }

@@ -25,6 +25,7 @@ mod mounts;
 mod oci;
 mod odd;
 mod refresh;
+mod registry;
 mod support;
 mod system;
 mod tars;

@@ -159,6 +159,24 @@ impl Cache {
         Ok(None)
     }
 
+    /// [Notes](Entry::note) something for an entry under a key that may have led to another one before: it does so no longer.
+    pub fn note_alone(&self, entry: &Entry, origin: Key, note: &[u8]) {
+        let forget = || {
+            let entries = &self.bucket.entries;
+            for key in Bucket::keys(entries)?.into_iter().filter(|key| *key != entry.key()) {
+                if let Some(dir) = entries.dir(key.to_string())? {
+                    dir.remove_file(meta::note(origin))?;
+                }
+            }
+            Ok::<_, CacheError>(())
+        };
+        match forget() {
+            Ok(()) => entry.note(origin, note),
+            // Two entries of one key would be worse than none.
+            Err(e) => tracing::debug!("{e}"),
+        }
+    }
+
     /// The entry of this content, or else the right to make it.
     ///
     /// While another process makes it, this waits, and calls `waiting` every now and then, which may break off.

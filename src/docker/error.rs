@@ -197,10 +197,15 @@ impl DockerError {
             DockerError::Unreachable { endpoint, why, .. } => Some(unreachable_hint(endpoint, *why)),
             DockerError::ImageNotFound { name, nearest, pull } => match (nearest, pull) {
                 (Some(nearest), Some(pull)) => {
-                    Some(format!("there is {}; or get {name} first: {pull}", printable(nearest)))
+                    let nearest = printable(nearest);
+                    Some(format!(
+                        "there is {nearest}; or get {name} first: {pull}; or read it in its registry: docker://{name}"
+                    ))
                 }
                 (Some(nearest), None) => Some(format!("there is {}", printable(nearest))),
-                (None, Some(pull)) => Some(format!("nothing is pulled; get it first: {pull}")),
+                (None, Some(pull)) => Some(format!(
+                    "nothing is pulled; get it first: {pull}; or read it in its registry: docker://{name}"
+                )),
                 (None, None) => Some("docker images shows the local ones".into()),
             },
             DockerError::WrongPlatform { name, wanted, .. } => {
@@ -356,6 +361,9 @@ mod tests {
             pull: Some("docker pull ptyhon".into()),
         };
         assert_eq!(error.to_string(), "image not found in local Docker storage: ptyhon");
-        assert_eq!(error.hint().unwrap(), "there is python:3.12; or get ptyhon first: docker pull ptyhon");
+        assert_eq!(
+            error.hint().unwrap(),
+            "there is python:3.12; or get ptyhon first: docker pull ptyhon; or read it in its registry: docker://ptyhon"
+        );
     }
 }

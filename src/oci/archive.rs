@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::error::{OciError, shown};
 use super::spec;
-use super::store::{Section, Store};
+use super::store::{Section, Store, document};
 use super::{OpenOptions, Transport};
 use crate::compress::{Compression, Unpacker};
 use crate::progress::{Phase, Progress};
@@ -96,14 +96,13 @@ impl Archive {
     pub(super) fn recognise(
         path: &Path,
         options: &OpenOptions<'_>,
-    ) -> Result<Option<(Store, Transport)>, OciError> {
+    ) -> Result<Option<(Archive, Transport)>, OciError> {
         let (archive, transport) = Archive::open_and_look(path, options, Look::Recognise)?;
         let Some(transport) = transport else { return Ok(None) };
-        let store = Store::Archive(archive);
         // Other programs have a file of that name, too.
         let is_meant = transport != Transport::DockerArchive
-            || store.document("manifest.json").is_ok_and(|bytes| spec::is_docker_manifest(&bytes));
-        Ok(is_meant.then_some((store, transport)))
+            || document(&archive, "manifest.json").is_ok_and(|bytes| spec::is_docker_manifest(&bytes));
+        Ok(is_meant.then_some((archive, transport)))
     }
 
     fn open_and_look(
@@ -158,13 +157,8 @@ impl Archive {
         Ok((Archive { file: Arc::new(spooled), catalogue, packed: None }, transport))
     }
 
-    /// The file that it was unpacked from, if it was.
-    pub(super) fn packed(&self) -> Option<&File> {
-        self.packed.as_ref()
-    }
-
     /// The file that `name` leads to, links within the archive followed.
-    pub(super) fn section(&self, name: &str) -> Result<Section, OciError> {
+    fn find(&self, name: &str) -> Result<Section, OciError> {
         if name.len() > MAX_PATH {
             let start = name.chars().take(100).collect();
             return Err(OciError::BadPath { blob: start, reason: "is longer than a path may be" });
@@ -209,6 +203,16 @@ impl Archive {
             }
         }
         Err(bad("is not a file"))
+    }
+}
+
+impl Store for Archive {
+    fn section(&self, name: &str, size: Option<u64>) -> Result<Section, OciError> {
+        self.find(name)?.expect_size(size)
+    }
+
+    fn unpacked_from(&self) -> Option<&File> {
+        self.packed.as_ref()
     }
 }
 
@@ -389,7 +393,7 @@ mod tests {
             ("far", link(&"d/../".repeat(1000))),
         ]);
         for name in ["a/layer.tar", "b/layer.tar", "c/layer.tar", "hard", "./d/../a//layer.tar"] {
-            assert_eq!(archive.section(name).unwrap().size(), 3, "{name}");
+            assert_eq!(archive.find(name).unwrap().size(), 3, "{name}");
         }
         for (name, error) in [
             ("out", "out: leads out of the archive"),
@@ -405,7 +409,7 @@ mod tests {
             ("none", "the image lacks none"),
             ("a/none", "the image lacks a/none"),
         ] {
-            assert_eq!(archive.section(name).unwrap_err().to_string(), error);
+            assert_eq!(archive.find(name).unwrap_err().to_string(), error);
         }
     }
 

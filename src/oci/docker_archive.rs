@@ -10,7 +10,7 @@ use std::path::Path;
 use super::choose::{Candidate, Reference, by_platform, by_reference, labels};
 use super::error::OciError;
 use super::spec::{ConfigFile, DockerImage};
-use super::store::{Store, sha256};
+use super::store::{Store, document, sha256};
 use super::{Found, StoredLayer};
 use crate::image::{Digest, Platform};
 
@@ -18,7 +18,7 @@ const MANIFEST: &str = "manifest.json";
 
 /// Finds the image that is meant.
 pub(super) fn open(
-    store: &Store,
+    store: &dyn Store,
     path: &Path,
     reference: Option<&Reference>,
     platform: Option<&Platform>,
@@ -40,12 +40,12 @@ pub(super) fn open(
 }
 
 /// How many images are listed; none where there is no list.
-pub(super) fn count(store: &Store, path: &Path) -> usize {
+pub(super) fn count(store: &dyn Store, path: &Path) -> usize {
     candidates(store, path).map_or(0, |images| images.len())
 }
 
-fn candidates(store: &Store, path: &Path) -> Result<Vec<Candidate<DockerImage>>, OciError> {
-    let bytes = match store.document(MANIFEST) {
+fn candidates(store: &dyn Store, path: &Path) -> Result<Vec<Candidate<DockerImage>>, OciError> {
+    let bytes = match document(store, MANIFEST) {
         Err(OciError::Missing(_)) => return Err(OciError::NotAnImage(path.to_owned())),
         other => other?,
     };
@@ -62,8 +62,8 @@ fn candidates(store: &Store, path: &Path) -> Result<Vec<Candidate<DockerImage>>,
 }
 
 /// The configuration as it is stored, and its digest.
-fn configuration(store: &Store, name: &str) -> Result<(Vec<u8>, Digest), OciError> {
-    let bytes = store.document(name)?;
+fn configuration(store: &dyn Store, name: &str) -> Result<(Vec<u8>, Digest), OciError> {
+    let bytes = document(store, name)?;
     let found = sha256(&bytes);
     match digest_in(name) {
         Some(expected) if expected != found => {
@@ -73,12 +73,12 @@ fn configuration(store: &Store, name: &str) -> Result<(Vec<u8>, Digest), OciErro
     }
 }
 
-fn describe(store: &Store, chosen: Candidate<DockerImage>) -> Result<Found, OciError> {
+fn describe(store: &dyn Store, chosen: Candidate<DockerImage>) -> Result<Found, OciError> {
     let image = chosen.item;
     let (raw_config, id) = configuration(store, &image.config)?;
     let mut layers = Vec::new();
     for blob in image.layers.unwrap_or_default() {
-        let size = store.section(&blob)?.size();
+        let size = store.section(&blob, None)?.size();
         let digest = blob.strip_prefix("blobs/").and_then(digest_in);
         layers.push(StoredLayer { blob, digest, size, media_type: None });
     }

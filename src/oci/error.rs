@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::compress::UnpackError;
 use crate::image::{Digest, Platform};
 use crate::progress::Cancelled;
+use crate::registry::RegistryError;
 use crate::tarfile::ScanError;
 
 /// Text from outside with its control characters escaped, fit for a terminal.
@@ -234,9 +235,21 @@ pub enum OciError {
         /// What there is.
         available: Vec<String>,
     },
+    /// The registry that the image is in does not give what it should.
+    #[error(transparent)]
+    Registry(RegistryError),
     /// The user lost patience.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<RegistryError> for OciError {
+    fn from(error: RegistryError) -> OciError {
+        match error {
+            RegistryError::Cancelled(cancelled) => cancelled.into(),
+            error => OciError::Registry(error),
+        }
+    }
 }
 
 impl OciError {
@@ -269,6 +282,7 @@ impl OciError {
             OciError::SeveralImages { .. } => {
                 "name one: append :NAME or :@NUMBER to the path, or choose with --platform".into()
             }
+            OciError::Registry(error) => return error.hint(),
             OciError::NoSuchPlatform { .. } => "choose one with --platform".into(),
             _ => return None,
         })

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::choose::{Candidate, Reference, by_platform, by_reference, labels};
 use super::error::OciError;
 use super::spec::{self, ConfigFile, Descriptor, Document};
-use super::store::{Store, blob_name};
+use super::store::{Store, blob_name, document, verified};
 use super::{Found, MAX_INDEX_DEPTH, StoredLayer};
 use crate::image::{Digest, Platform};
 
@@ -22,7 +22,7 @@ struct Manifest {
 
 /// Finds the image that is meant.
 pub(super) fn open(
-    store: &Store,
+    store: &dyn Store,
     path: &Path,
     reference: Option<&Reference>,
     platform: Option<&Platform>,
@@ -31,7 +31,17 @@ pub(super) fn open(
     if reference.is_none() {
         leave_out_artifacts(&mut listed, store, INDEX);
     }
-    let mut found = by_reference(listed, reference, platform, path)?;
+    let found = by_reference(listed, reference, platform, path)?;
+    descend(store, path, found, platform)
+}
+
+/// Finds the image for a platform among those that `found` lists, which are of `index.json` or what a tag means.
+pub(super) fn descend(
+    store: &dyn Store,
+    path: &Path,
+    mut found: Vec<Candidate<Descriptor>>,
+    platform: Option<&Platform>,
+) -> Result<Found, OciError> {
     let mut names = Vec::new();
     let mut within = INDEX.to_owned();
     let mut depth = 0;
@@ -45,7 +55,7 @@ pub(super) fn open(
         if depth == 0 {
             names = given;
         }
-        let (bytes, name, digest) = store.verified(&chosen, &within)?;
+        let (bytes, name, digest) = verified(store, &chosen, &within)?;
         match spec::document(&bytes, &chosen.media_type, &name)? {
             Document::Manifest { config, layers } => {
                 return describe(store, Manifest { digest, name, config, layers }, names);
@@ -53,7 +63,9 @@ pub(super) fn open(
             Document::Index(_) if depth == MAX_INDEX_DEPTH => return Err(OciError::NestedTooDeep),
             Document::Index(entries) => {
                 found = candidates(entries);
-                leave_out_artifacts(&mut found, store, &name);
+                if store.is_at_hand() {
+                    leave_out_artifacts(&mut found, store, &name);
+                }
                 // A reference chooses among those of index.json alone.
                 for candidate in &mut found {
                     candidate.places.clear();
@@ -67,13 +79,13 @@ pub(super) fn open(
 }
 
 /// How many images `index.json` lists; none where it cannot be read.
-pub(super) fn count(store: &Store, path: &Path) -> usize {
+pub(super) fn count(store: &dyn Store, path: &Path) -> usize {
     listed(store, path).map_or(0, |images| images.len())
 }
 
 /// The images of `index.json`.
-fn listed(store: &Store, path: &Path) -> Result<Vec<Candidate<Descriptor>>, OciError> {
-    let marker = store.document("oci-layout").and_then(|_| store.document(INDEX));
+fn listed(store: &dyn Store, path: &Path) -> Result<Vec<Candidate<Descriptor>>, OciError> {
+    let marker = document(store, "oci-layout").and_then(|_| document(store, INDEX));
     let index = match marker {
         Err(OciError::Missing(_)) => return Err(OciError::NotAnImage(path.to_owned())),
         other => other?,
@@ -116,9 +128,9 @@ fn candidates(entries: Vec<Descriptor>) -> Vec<Candidate<Descriptor>> {
 
 /// Leaves out signatures, attestations, charts and the like, if there is anything else: nobody who asks for no one of them means
 /// them.
-fn leave_out_artifacts(candidates: &mut Vec<Candidate<Descriptor>>, store: &Store, within: &str) {
+fn leave_out_artifacts(candidates: &mut Vec<Candidate<Descriptor>>, store: &dyn Store, within: &str) {
     let is_image = |candidate: &Candidate<Descriptor>| {
-        let Ok((bytes, name, _)) = store.verified(&candidate.item, within) else { return true };
+        let Ok((bytes, name, _)) = verified(store, &candidate.item, within) else { return true };
         match spec::document(&bytes, &candidate.item.media_type, &name) {
             Ok(Document::Manifest { layers, .. }) => !spec::is_about_an_image(&layers),
             Ok(Document::Index(_)) => true,
@@ -137,7 +149,7 @@ fn leave_out_artifacts(candidates: &mut Vec<Candidate<Descriptor>>, store: &Stor
 /// Leaves out what is not in the layout (an index may list more than was saved), and finds out platforms.
 fn narrow(
     mut candidates: Vec<Candidate<Descriptor>>,
-    store: &Store,
+    store: &dyn Store,
     within: &str,
     wanted: Option<&Platform>,
 ) -> Result<Vec<Candidate<Descriptor>>, OciError> {
@@ -165,26 +177,26 @@ fn narrow(
 
 /// The platform that an image's configuration gives; `None` for an index, which has several.
 fn configured_platform(
-    store: &Store,
+    store: &dyn Store,
     descriptor: &Descriptor,
     within: &str,
 ) -> Result<Option<Platform>, OciError> {
-    let (bytes, name, _) = store.verified(descriptor, within)?;
+    let (bytes, name, _) = verified(store, descriptor, within)?;
     let Document::Manifest { config, .. } = spec::document(&bytes, &descriptor.media_type, &name)? else {
         return Ok(None);
     };
-    let (bytes, name, _) = store.verified(&config, &name)?;
+    let (bytes, name, _) = verified(store, &config, &name)?;
     Ok(Some(ConfigFile::parse(&bytes, &name)?.platform()))
 }
 
-fn describe(store: &Store, manifest: Manifest, names: Vec<String>) -> Result<Found, OciError> {
-    let (raw_config, config_name, id) = store.verified(&manifest.config, &manifest.name)?;
+fn describe(store: &dyn Store, manifest: Manifest, names: Vec<String>) -> Result<Found, OciError> {
+    let (raw_config, config_name, id) = verified(store, &manifest.config, &manifest.name)?;
     let mut layers = Vec::with_capacity(manifest.layers.len());
     for layer in manifest.layers {
         let digest = layer.digest(&manifest.name)?;
         let blob = blob_name(&digest);
         spec::check_layer(&blob, &layer.media_type)?;
-        store.section(&blob)?.expect_size(layer.size)?;
+        store.section(&blob, Some(layer.size))?;
         layers.push(StoredLayer {
             blob,
             digest: Some(digest),

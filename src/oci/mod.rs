@@ -1,11 +1,12 @@
-//! Images without a daemon: docker-archive, OCI layout and OCI archive → configuration and ordered layers.
+//! Images without a daemon: docker-archive, OCI layout, OCI archive, registry → configuration and ordered layers.
 //!
 //! [`find`] says what a path holds; [`Images::choose`] takes the image that is meant and verifies everything that describes
 //! it; [`OciImage::layer`] gives each layer as an uncompressed tar that is verified while it is read. No file of an image is
 //! unpacked, and no path of the host is built from what an image says: blobs are found by openat2(2) beneath the
 //! layout's directory (Linux 5.6) or within the archive.
 //!
-//! May import [`crate::compress`], [`crate::image`], [`crate::progress`] and [`crate::tarfile`], nothing else of the crate: layers are merged and kept elsewhere.
+//! May import [`crate::compress`], [`crate::image`], [`crate::progress`], [`crate::registry`] and [`crate::tarfile`], nothing else
+//! of the crate: layers are merged and kept elsewhere.
 
 mod archive;
 mod choose;
@@ -13,6 +14,7 @@ mod docker_archive;
 mod error;
 mod layer;
 mod layout;
+mod remote;
 mod spec;
 mod store;
 
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 pub use choose::Reference;
 pub use error::OciError;
 pub use layer::LayerStream;
+pub use remote::open_remote;
 pub use spec::History;
 
 use crate::compress::Limits;
@@ -30,7 +33,7 @@ use crate::image::{Digest, ImageConfig, Platform};
 use crate::progress::Progress;
 use archive::Archive;
 use spec::ConfigFile;
-use store::Store;
+use store::{Directory, Store};
 
 /// How many indexes may stand between `index.json` and a manifest.
 const MAX_INDEX_DEPTH: usize = 4;
@@ -110,8 +113,9 @@ pub struct OciImage {
     pub history: Vec<History>,
     /// Its layers, lowest first. The same layer may come more than once.
     pub layers: Vec<Layer>,
-    store: Store,
+    store: Box<dyn Store>,
     limits: Limits,
+    remote: bool,
 }
 
 /// The image that is meant, as its manifest describes it.
@@ -127,12 +131,12 @@ struct Found {
 impl Found {
     /// Whether the layers are those of the configuration, as far as can be told without unpacking any: `docker save` of Docker
     /// 25.0.0 lists others in `index.json` than in `manifest.json`.
-    fn is_borne_out(&self, store: &Store) -> bool {
+    fn is_borne_out(&self, store: &dyn Store) -> bool {
         let Ok(file) = ConfigFile::parse(&self.raw_config, &self.config_name) else { return false };
         let diff_ids = file.rootfs.diff_ids.unwrap_or_default();
         diff_ids.len() == self.layers.len()
             && diff_ids.iter().zip(&self.layers).all(|(diff_id, layer)| match layer.digest {
-                Some(digest) if store.is_plain(&layer.blob) => digest.to_string() == *diff_id,
+                Some(digest) if store::is_plain(store, &layer.blob) => digest.to_string() == *diff_id,
                 _ => true,
             })
     }
@@ -148,7 +152,7 @@ struct StoredLayer {
 
 impl OciImage {
     /// Reads what the configuration says and holds it against what the manifest says.
-    fn new(found: Found, store: Store, limits: Limits) -> Result<OciImage, OciError> {
+    fn new(found: Found, store: Box<dyn Store>, limits: Limits) -> Result<OciImage, OciError> {
         let Found { id, manifest, names, raw_config, config_name, layers } = found;
         let file = ConfigFile::parse(&raw_config, &config_name)?;
         let invalid = |reason| OciError::Invalid { blob: config_name.clone(), reason };
@@ -194,21 +198,24 @@ impl OciImage {
             layers,
             store,
             limits,
+            remote: false,
         })
+    }
+
+    /// Whether its layers are fetched when they are read. Then the bytes of their blobs are counted by the progress that it was
+    /// opened with.
+    pub fn is_remote(&self) -> bool {
+        self.remote
     }
 
     /// The file of the user's that all of it was unpacked from, if that was so.
     pub fn unpacked_from(&self) -> Option<&File> {
-        match &self.store {
-            Store::Archive(archive) => archive.packed(),
-            Store::Directory(_) => None,
-        }
+        self.store.unpacked_from()
     }
 
     /// The tar of a layer of [`layers`](OciImage::layers), unpacked and verified while it is read.
     pub fn layer(&self, layer: &Layer) -> Result<LayerStream, OciError> {
-        let section = self.store.section(&layer.blob)?;
-        section.expect_size(layer.size)?;
+        let section = self.store.section(&layer.blob, Some(layer.size))?;
         LayerStream::new(section, layer.digest, layer.diff_id, self.limits)
     }
 }
@@ -216,7 +223,7 @@ impl OciImage {
 /// What a path holds, before one image of it is chosen.
 #[derive(Debug)]
 pub struct Images {
-    store: Store,
+    store: Box<dyn Store>,
     path: PathBuf,
     transport: Transport,
     limits: Limits,
@@ -230,14 +237,14 @@ pub struct Images {
 /// # Errors
 /// [`OciError::NotAnImage`] for a tar that holds none, and so is a root filesystem.
 pub fn find(path: &Path, options: &OpenOptions<'_>) -> Result<Images, OciError> {
-    let (store, transport) = match options.transport {
-        Some(Transport::OciDir) => (Store::directory(path)?, Transport::OciDir),
-        Some(transport) => (Store::Archive(Archive::open(path, options)?), transport),
-        None if is_directory(path)? => (Store::directory(path)?, Transport::OciDir),
+    let (store, transport): (Box<dyn Store>, _) = match options.transport {
+        Some(Transport::OciDir) => (Box::new(Directory::open(path)?), Transport::OciDir),
+        Some(transport) => (Box::new(Archive::open(path, options)?), transport),
+        None if is_directory(path)? => (Box::new(Directory::open(path)?), Transport::OciDir),
         None => match Archive::recognise(path, options)? {
-            Some((store, transport)) => {
-                let transport = fuller(&store, path, transport);
-                (store, transport)
+            Some((archive, transport)) => {
+                let transport = fuller(&archive, path, transport);
+                (Box::new(archive), transport)
             }
             None => return Err(OciError::NotAnImage(path.to_owned())),
         },
@@ -262,18 +269,18 @@ impl Images {
         reference: Option<&Reference>,
         platform: Option<&Platform>,
     ) -> Result<OciImage, OciError> {
-        let docker = || docker_archive::open(&self.store, &self.path, reference, platform);
+        let docker = || docker_archive::open(&*self.store, &self.path, reference, platform);
         let found = match self.transport {
             Transport::DockerArchive => docker()?,
-            Transport::OciDir => layout::open(&self.store, &self.path, reference, platform)?,
+            Transport::OciDir => layout::open(&*self.store, &self.path, reference, platform)?,
             Transport::OciArchive => {
-                let found = layout::open(&self.store, &self.path, reference, platform);
+                let found = layout::open(&*self.store, &self.path, reference, platform);
                 let is_wrong = match &found {
-                    Ok(found) => !found.is_borne_out(&self.store),
+                    Ok(found) => !found.is_borne_out(&*self.store),
                     Err(error) => matches!(error, OciError::Invalid { .. } | OciError::Json { .. }),
                 };
                 match is_wrong.then(docker) {
-                    Some(Ok(other)) if other.is_borne_out(&self.store) => other,
+                    Some(Ok(other)) if other.is_borne_out(&*self.store) => other,
                     _ => found?,
                 }
             }
@@ -287,7 +294,7 @@ impl Images {
 ///
 /// [moby#47210]: https://github.com/moby/moby/issues/47210
 /// [moby#51389]: https://github.com/moby/moby/issues/51389
-fn fuller(store: &Store, path: &Path, transport: Transport) -> Transport {
+fn fuller(store: &dyn Store, path: &Path, transport: Transport) -> Transport {
     match docker_archive::count(store, path) > layout::count(store, path) {
         true => Transport::DockerArchive,
         false => transport,
@@ -298,7 +305,7 @@ fn fuller(store: &Store, path: &Path, transport: Transport) -> Transport {
 ///
 /// All of the stream is read, and kept in a file in [`OpenOptions::spool`] that ends with the image.
 pub fn open_stream(stream: impl Read, name: &Path, options: &OpenOptions<'_>) -> Result<OciImage, OciError> {
-    let store = Store::Archive(Archive::copy(stream, name, options)?);
+    let store = Box::new(Archive::copy(stream, name, options)?);
     let (path, transport) = (name.to_owned(), Transport::DockerArchive);
     let images = Images { store, path, transport, limits: options.limits };
     images.choose(options.reference.as_ref(), options.platform.as_ref())

@@ -133,6 +133,13 @@ pub(super) fn is_index(media_type: &str) -> bool {
     matches!(media_type, OCI_INDEX | DOCKER_INDEX)
 }
 
+/// Whether the media type is that of an index or a manifest, also of one that is too old to be read.
+pub(super) fn is_document(media_type: &str) -> bool {
+    is_index(media_type)
+        || matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST)
+        || media_type.starts_with(SCHEMA1)
+}
+
 /// Checks that a layer's media type is one of a layer that is at hand. How it is compressed, its bytes tell.
 pub(super) fn check_layer(blob: &str, media_type: &str) -> Result<(), OciError> {
     const PLAIN: [&str; 2] =

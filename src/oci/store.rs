@@ -1,5 +1,6 @@
-//! Where an image's files lie: beneath a directory, or in an archive.
+//! Where an image's files lie: beneath a directory, in an archive, in a registry.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -11,87 +12,99 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::archive::Archive;
 use super::error::OciError;
 use super::spec::{Descriptor, MAX_DOCUMENT};
 use crate::compress::Compression;
 use crate::image::Digest;
+use crate::progress::Progress;
+use crate::registry::{self, RegistryError};
 
-/// The files of an image, by names that never lead out of it.
-#[derive(Debug)]
-pub(super) enum Store {
-    Directory(OwnedFd),
-    Archive(Archive),
+/// Where the files of an image lie, by names that never lead out of it.
+///
+/// A blob is called as in a layout, `blobs/sha256/HEX`, wherever it lies; everything else as an archive calls it.
+pub(super) trait Store: fmt::Debug + Send + Sync {
+    /// The file of that name, of which so many bytes are declared, where that is so. One of another size is an error, unless
+    /// that can only be seen by reading it.
+    fn section(&self, name: &str, size: Option<u64>) -> Result<Section, OciError>;
+
+    /// Whether a blob is there, be it right or wrong.
+    fn has(&self, digest: &Digest) -> bool {
+        !matches!(self.section(&blob_name(digest), None), Err(OciError::Missing(_)))
+    }
+
+    /// What a descriptor points to, of at most [`MAX_DOCUMENT`] bytes. Nothing of it is verified.
+    fn described(&self, name: &str, descriptor: &Descriptor) -> Result<Vec<u8>, OciError> {
+        self.section(name, Some(descriptor.size))?.document()
+    }
+
+    /// Whether a look at a document costs next to nothing.
+    fn is_at_hand(&self) -> bool {
+        true
+    }
+
+    /// The file of the user's that all of it was unpacked from, if that was so.
+    fn unpacked_from(&self) -> Option<&File> {
+        None
+    }
 }
 
-impl Store {
-    pub(super) fn directory(path: &Path) -> Result<Store, OciError> {
+/// An image layout's directory.
+#[derive(Debug)]
+pub(super) struct Directory(OwnedFd);
+
+impl Directory {
+    pub(super) fn open(path: &Path) -> Result<Directory, OciError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Store::Directory(fd)),
+            Ok(fd) => Ok(Directory(fd)),
             Err(Errno::NOTDIR) => {
                 Err(OciError::WrongTransport { path: path.to_owned(), wanted: "directory" })
             }
             Err(e) => Err(OciError::Io { doing: "open", path: path.to_owned(), source: e.into() }),
         }
     }
+}
 
-    /// The file of that name. Its size is what the file has, not yet what anyone promised.
-    pub(super) fn section(&self, name: &str) -> Result<Section, OciError> {
-        match self {
-            Store::Archive(archive) => archive.section(name),
-            Store::Directory(root) => beneath(root, name),
-        }
+impl Store for Directory {
+    fn section(&self, name: &str, size: Option<u64>) -> Result<Section, OciError> {
+        beneath(&self.0, name)?.expect_size(size)
     }
+}
 
-    /// Whether a blob is there, be it right or wrong.
-    pub(super) fn has(&self, digest: &Digest) -> bool {
-        !matches!(self.section(&blob_name(digest)), Err(OciError::Missing(_)))
-    }
+/// A whole file of at most [`MAX_DOCUMENT`] bytes.
+pub(super) fn document(store: &dyn Store, name: &str) -> Result<Vec<u8>, OciError> {
+    store.section(name, None)?.document()
+}
 
-    /// Whether a blob is not compressed.
-    pub(super) fn is_plain(&self, name: &str) -> bool {
-        let mut start = [0; Compression::MAGIC];
-        let Ok(section) = self.section(name) else { return false };
-        let n = section.reader().read(&mut start).unwrap_or(0);
-        n > 0 && Compression::of(&start[..n]) == Compression::None
-    }
+/// Whether a blob is not compressed.
+pub(super) fn is_plain(store: &dyn Store, name: &str) -> bool {
+    let mut start = [0; Compression::MAGIC];
+    let Ok(section) = store.section(name, None) else { return false };
+    let n = section.reader().read(&mut start).unwrap_or(0);
+    n > 0 && Compression::of(&start[..n]) == Compression::None
+}
 
-    /// A whole file of at most [`MAX_DOCUMENT`] bytes.
-    pub(super) fn document(&self, name: &str) -> Result<Vec<u8>, OciError> {
-        let section = self.section(name)?;
-        if section.size() > MAX_DOCUMENT {
-            return Err(OciError::TooLarge {
-                blob: name.to_owned(),
-                size: section.size(),
-                limit: MAX_DOCUMENT,
-            });
-        }
-        let mut bytes = Vec::new();
-        let mut reader = section.reader();
-        reader.read_to_end(&mut bytes).map_err(|e| reader.section.failed(e))?;
-        Ok(bytes)
+/// The document that a descriptor points to, its size and digest verified, and its name.
+pub(super) fn verified(
+    store: &dyn Store,
+    descriptor: &Descriptor,
+    within: &str,
+) -> Result<(Vec<u8>, String, Digest), OciError> {
+    let digest = descriptor.digest(within)?;
+    let name = blob_name(&digest);
+    if descriptor.size > MAX_DOCUMENT {
+        return Err(OciError::TooLarge { blob: name, size: descriptor.size, limit: MAX_DOCUMENT });
     }
-
-    /// The document that a descriptor points to, its size and digest verified, and its name.
-    pub(super) fn verified(
-        &self,
-        descriptor: &Descriptor,
-        within: &str,
-    ) -> Result<(Vec<u8>, String, Digest), OciError> {
-        let digest = descriptor.digest(within)?;
-        let name = blob_name(&digest);
-        if descriptor.size > MAX_DOCUMENT {
-            return Err(OciError::TooLarge { blob: name, size: descriptor.size, limit: MAX_DOCUMENT });
-        }
-        self.section(&name)?.expect_size(descriptor.size)?;
-        let bytes = self.document(&name)?;
-        let found = sha256(&bytes);
-        if found != digest {
-            return Err(OciError::WrongDigest { blob: name, expected: digest, found });
-        }
-        Ok((bytes, name, digest))
+    let bytes = store.described(&name, descriptor)?;
+    if bytes.len() as u64 != descriptor.size {
+        let (expected, found) = (descriptor.size, bytes.len() as u64);
+        return Err(OciError::WrongSize { blob: name, expected, found });
     }
+    let found = sha256(&bytes);
+    if found != digest {
+        return Err(OciError::WrongDigest { blob: name, expected: digest, found });
+    }
+    Ok((bytes, name, digest))
 }
 
 /// The name of a blob in an image layout.
@@ -131,18 +144,29 @@ fn beneath(root: &OwnedFd, name: &str) -> Result<Section, OciError> {
     Ok(Section::new(Arc::new(file), 0, metadata.len(), name))
 }
 
-/// A stretch of an open file: one file of the image.
+/// One file of an image: a stretch of an open file, or a blob that is elsewhere.
 #[derive(Clone, Debug)]
 pub(super) struct Section {
-    file: Arc<File>,
-    offset: u64,
+    bytes: Bytes,
     size: u64,
     name: String,
 }
 
+#[derive(Clone, Debug)]
+enum Bytes {
+    File { file: Arc<File>, offset: u64 },
+    Remote { blob: registry::Blob, progress: Arc<Progress> },
+}
+
 impl Section {
     pub(super) fn new(file: Arc<File>, offset: u64, size: u64, name: &str) -> Section {
-        Section { file, offset, size, name: name.to_owned() }
+        Section { bytes: Bytes::File { file, offset }, size, name: name.to_owned() }
+    }
+
+    /// A blob of a registry; `progress` counts its bytes as they come.
+    pub(super) fn remote(blob: registry::Blob, name: &str, progress: &Arc<Progress>) -> Section {
+        let size = blob.size();
+        Section { bytes: Bytes::Remote { blob, progress: Arc::clone(progress) }, size, name: name.to_owned() }
     }
 
     /// Bytes.
@@ -154,51 +178,95 @@ impl Section {
         &self.name
     }
 
-    pub(super) fn expect_size(&self, expected: u64) -> Result<(), OciError> {
-        if self.size == expected {
-            return Ok(());
+    pub(super) fn expect_size(self, expected: Option<u64>) -> Result<Section, OciError> {
+        match expected {
+            Some(expected) if expected != self.size => {
+                Err(OciError::WrongSize { blob: self.name, expected, found: self.size })
+            }
+            _ => Ok(self),
         }
-        Err(OciError::WrongSize { blob: self.name.clone(), expected, found: self.size })
     }
 
+    /// All of it, if that is at most [`MAX_DOCUMENT`] bytes.
+    pub(super) fn document(self) -> Result<Vec<u8>, OciError> {
+        if self.size > MAX_DOCUMENT {
+            return Err(OciError::TooLarge { blob: self.name, size: self.size, limit: MAX_DOCUMENT });
+        }
+        let name = self.name.clone();
+        let mut bytes = Vec::new();
+        match self.reader().read_to_end(&mut bytes) {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(failed(&name, error)),
+        }
+    }
+
+    /// Reads it from its start.
     pub(super) fn reader(self) -> SectionReader {
-        SectionReader { section: self, position: 0 }
-    }
-
-    fn failed(&self, error: io::Error) -> OciError {
-        match error.downcast::<OciError>() {
-            Ok(error) => error,
-            Err(source) => OciError::Io { doing: "read", path: self.name.as_str().into(), source },
-        }
+        let Section { bytes, size, name } = self;
+        let source = match bytes {
+            Bytes::File { file, offset } => Source::File { file, offset, position: 0 },
+            Bytes::Remote { blob, progress } => {
+                Source::Remote { reader: Box::new(blob.read(0..size)), progress }
+            }
+        };
+        SectionReader { source, size, name }
     }
 }
 
 /// Reads a section from its start. One that ends early is an error, never an end of file.
 #[derive(Debug)]
 pub(super) struct SectionReader {
-    section: Section,
-    position: u64,
+    source: Source,
+    size: u64,
+    name: String,
+}
+
+#[derive(Debug)]
+enum Source {
+    File { file: Arc<File>, offset: u64, position: u64 },
+    Remote { reader: Box<registry::BlobReader>, progress: Arc<Progress> },
 }
 
 impl Read for SectionReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let Section { file, offset, size, name } = &self.section;
-        let left = size - self.position;
-        let n = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
-        if n == 0 {
-            return Ok(0);
-        }
-        match file.read_at(&mut buf[..n], offset + self.position) {
-            Ok(0) => {
-                let blob = name.clone();
-                Err(OciError::WrongSize { blob, expected: *size, found: self.position }.into())
+        let SectionReader { source, size, name } = self;
+        match source {
+            Source::File { file, offset, position } => {
+                let n = usize::try_from(*size - *position).unwrap_or(usize::MAX).min(buf.len());
+                if n == 0 {
+                    return Ok(0);
+                }
+                match file.read_at(&mut buf[..n], *offset + *position) {
+                    Ok(0) => {
+                        let (blob, expected, found) = (name.clone(), *size, *position);
+                        Err(OciError::WrongSize { blob, expected, found }.into())
+                    }
+                    Ok(n) => {
+                        *position += n as u64;
+                        Ok(n)
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
+                    Err(e) => Err(failed(name, e).into()),
+                }
             }
-            Ok(n) => {
-                self.position += n as u64;
-                Ok(n)
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
-            Err(e) => Err(self.section.failed(e).into()),
+            Source::Remote { reader, progress } => match reader.read(buf) {
+                Ok(n) => {
+                    progress.add_bytes(n as u64);
+                    Ok(n)
+                }
+                Err(e) => Err(failed(name, e).into()),
+            },
         }
+    }
+}
+
+/// The error that an [`io::Error`] carries, or else that of a file.
+fn failed(name: &str, error: io::Error) -> OciError {
+    match error.downcast::<OciError>() {
+        Ok(error) => error,
+        Err(error) => match error.downcast::<RegistryError>() {
+            Ok(error) => error.into(),
+            Err(source) => OciError::Io { doing: "read", path: name.into(), source },
+        },
     }
 }

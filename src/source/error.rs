@@ -13,6 +13,7 @@ use crate::image::Digest;
 use crate::index::{GrowError, MergeError, TreeError};
 use crate::oci::OciError;
 use crate::progress::Cancelled;
+use crate::registry::{BadRemoteName, RegistryError};
 use crate::tarfile::ScanError;
 
 /// Why a source cannot be served.
@@ -35,6 +36,12 @@ pub enum SourceError {
     /// The name of an image is malformed.
     #[error(transparent)]
     BadName(#[from] BadName),
+    /// The name of an image in a registry is malformed.
+    #[error(transparent)]
+    BadRemoteName(#[from] BadRemoteName),
+    /// A registry does not give what it was asked for.
+    #[error(transparent)]
+    Registry(RegistryError),
     /// The daemon's address is malformed.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
@@ -151,7 +158,17 @@ impl From<OciError> for SourceError {
             // Archives are unpacked into the cache.
             OciError::Spool { doing, directory, source } => CacheError::io(doing, &directory, source).into(),
             OciError::Cancelled(cancelled) => SourceError::Cancelled(cancelled),
+            OciError::Registry(error) => error.into(),
             error => SourceError::Oci(error),
+        }
+    }
+}
+
+impl From<RegistryError> for SourceError {
+    fn from(error: RegistryError) -> SourceError {
+        match error {
+            RegistryError::Cancelled(cancelled) => SourceError::Cancelled(cancelled),
+            error => SourceError::Registry(error),
         }
     }
 }
@@ -175,6 +192,7 @@ impl SourceError {
             SourceError::Endpoint(e) => e.hint(),
             SourceError::Docker(e) => e.hint(),
             SourceError::Oci(e) => e.hint(),
+            SourceError::Registry(e) => e.hint(),
             SourceError::Cache(e) => e.hint(),
             SourceError::NoLayers { image: Some(image), .. } => {
                 Some(format!("those of the image that it was made of are: name {image}"))

@@ -196,6 +196,32 @@ pub(super) fn open_dormant(
     Ok(Opened::Filling(filesystem, Box::new(fill)))
 }
 
+/// As [`open_dormant`], for an entry that `work` makes on its own, to which the filesystem goes over as a whole.
+pub(super) fn open_late(
+    content: Content,
+    details: Details,
+    context: &Context<'_>,
+    work: impl FnOnce(&Grower) -> Result<Entry, SourceError> + Send + 'static,
+) -> Opened {
+    let progress = Arc::clone(context.progress);
+    let work_of = Work { progress, thread: Mutex::default(), failure: OnceLock::new(), exports: None };
+    let fill = Fill { content, details, archive_in_place: None, work: Arc::new(work_of), entry: None };
+    let filling = Arc::clone(&fill.work);
+    let filesystem = Filesystem::dormant(Order::Any, None, move |grower| {
+        let lost = grower.clone();
+        let begun = filling.begin(grower.clone(), move || {
+            let entry = work(&grower)?;
+            grower.replace(Arc::clone(entry.index()) as _, entry.open_data()?);
+            Ok(entry)
+        });
+        if let Err(error) = begun {
+            filling.fail(Arc::new(error));
+            lost.lose();
+        }
+    });
+    Opened::Filling(filesystem, Box::new(fill))
+}
+
 /// Puts the content that a scanner is just before into a file of its own, if it is large.
 pub(super) fn set_apart<R: BufRead>(scanner: &mut Scanner<Tee<R, DataWriter>>) -> Result<(), CacheError> {
     let content = scanner.position()..scanner.content_end();

@@ -1,19 +1,23 @@
 //! Images that are got as layers: each layer is an entry of the cache, which any number of images share, and an image
 //! is their merge.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, BufRead};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::error::ContentProblem;
 use super::fill::{self, Opened};
+use super::remote::Line;
 use super::watched::Watched;
 use super::{Context, Details, LayerDetails, SourceError, tarball};
 use crate::cache::{
     About, Claim, Content, Data, DataWriter, Entry, Filler, Key, Kind, Obtained, tar_identity,
 };
 use crate::image::Digest;
-use crate::index::{FileIdentity, GrowingTree, Merge, write_index};
+use crate::index::{FileIdentity, Grower, GrowingTree, Merge, write_index};
 use crate::oci::{self, Images, Layer, OciImage, OpenOptions, Reference, Transport};
 use crate::progress::{Phase, Progress};
 use crate::tarfile::{EndMark, ScanError, Scanner, Tee};
@@ -106,34 +110,131 @@ pub(super) fn open_image(
     image: &OciImage,
     context: &Context<'_>,
 ) -> Result<Entry, SourceError> {
-    let content = Content {
-        kind: Kind::Image,
-        identity: id.to_string(),
-        platform: Some(image.platform.clone()),
-        layers: image.layers.iter().map(|layer| layer.diff_id).collect(),
-        obtained: Obtained::Layers,
-    };
-    let filler = match fill::claim(context.cache, content, context.progress)? {
+    let filler = match fill::claim(context.cache, content(id, image), context.progress)? {
         Claim::Entry(entry) => return Ok(entry),
         Claim::Filler(filler) => filler,
     };
-    let entry = put_together(source, image, filler, context);
+    let open = |layer| open_layer(source, image, layer, None, context);
+    let layers = image.layers.iter().map(open).collect::<Result<_, _>>();
+    let entry = layers.and_then(|layers| put_together(source, image, layers, filler, context));
     // Where it came to nothing, the layers that were good have come to stay nevertheless.
     context.cache.trim();
     entry
 }
 
-/// Makes the entry of an image out of its layers.
+/// What is fetched of a registry.
+#[derive(Clone, Copy)]
+pub(super) struct Fetching<'a> {
+    /// Ends what is under way.
+    pub line: &'a Line,
+    /// Told that something comes, where somebody waits in a filesystem.
+    pub grower: Option<&'a Grower>,
+}
+
+/// The entry of an image in a registry. Its layers are fetched side by side, the uppermost first, each once.
+pub(super) fn open_remote_image(
+    source: &OsStr,
+    image: &OciImage,
+    context: &Context<'_>,
+    fetching: Fetching<'_>,
+) -> Result<Entry, SourceError> {
+    let filler = match fill::claim(context.cache, content(&image.id, image), context.progress)? {
+        Claim::Entry(entry) => return Ok(entry),
+        Claim::Filler(filler) => filler,
+    };
+    let layers = fetch_layers(source, image, context, fetching);
+    let entry = layers.and_then(|layers| put_together(source, image, layers, filler, context));
+    context.cache.trim();
+    entry
+}
+
+/// How many layers are fetched at one time.
+const SIDE_BY_SIDE: usize = 6;
+
+/// The entries of all layers, lowest first.
+fn fetch_layers(
+    source: &OsStr,
+    image: &OciImage,
+    context: &Context<'_>,
+    fetching: Fetching<'_>,
+) -> Result<Vec<Entry>, SourceError> {
+    let (mut here, mut missing) = (HashMap::new(), Vec::new());
+    for layer in image.layers.iter().rev() {
+        if here.contains_key(&layer.diff_id) || missing.iter().any(|m: &&Layer| m.diff_id == layer.diff_id) {
+            continue;
+        }
+        match context.cache.lookup(layer_content(layer).key())? {
+            Some(entry) => drop(here.insert(layer.diff_id, entry)),
+            None => missing.push(layer),
+        }
+    }
+    context.progress.expect_bytes(missing.iter().map(|layer| layer.size).sum());
+    let (next, fetched) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let fetch = || {
+        while let Some(layer) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let result = open_layer(source, image, layer, fetching.grower, context);
+            let failed = result.is_err();
+            fetched
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(result.map(|entry| (layer.diff_id, entry)));
+            if failed {
+                // The others would only be waited for.
+                fetching.line.hang_up();
+                break;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..missing.len().min(SIDE_BY_SIDE) {
+            let spawned = std::thread::Builder::new().name("layer".into()).spawn_scoped(scope, fetch);
+            // Where there is no room for a thread, those that are there do its work.
+            if spawned.is_err() {
+                break;
+            }
+        }
+        fetch();
+    });
+    let fetched = fetched.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut cancelled = None;
+    for result in fetched {
+        match result {
+            Ok((diff_id, entry)) => drop(here.insert(diff_id, entry)),
+            // Those that were hung up on say no more than that.
+            Err(error @ SourceError::Cancelled(_)) => cancelled = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(error) = cancelled {
+        return Err(error);
+    }
+    let entry = |layer: &Layer| match here.remove(&layer.diff_id) {
+        Some(entry) => Ok(entry),
+        // It comes more than once.
+        None => open_layer(source, image, layer, fetching.grower, context),
+    };
+    image.layers.iter().map(entry).collect()
+}
+
+/// What the entry of an image holds that is known by `id`.
+pub(super) fn content(id: &Digest, image: &OciImage) -> Content {
+    Content {
+        kind: Kind::Image,
+        identity: id.to_string(),
+        platform: Some(image.platform.clone()),
+        layers: image.layers.iter().map(|layer| layer.diff_id).collect(),
+        obtained: Obtained::Layers,
+    }
+}
+
+/// Makes the entry of an image out of those of its layers.
 fn put_together(
     source: &OsStr,
     image: &OciImage,
+    mut layers: Vec<Entry>,
     filler: Filler,
     context: &Context<'_>,
 ) -> Result<Entry, SourceError> {
-    let mut layers = Vec::new();
-    for layer in &image.layers {
-        layers.push(open_layer(source, image, layer, context)?);
-    }
     context.progress.enter(Phase::Finishing);
     let mut merge = Merge::new();
     for layer in &mut layers {
@@ -150,27 +251,35 @@ fn put_together(
     publish(filler, &tree, source, details, layers)
 }
 
-/// The entry of one layer.
-fn open_layer(
-    source: &OsStr,
-    image: &OciImage,
-    layer: &Layer,
-    context: &Context<'_>,
-) -> Result<Entry, SourceError> {
-    let content = Content {
+/// What the entry of a layer holds.
+fn layer_content(layer: &Layer) -> Content {
+    Content {
         kind: Kind::Layer,
         identity: layer.diff_id.to_string(),
         platform: None,
         layers: Vec::new(),
         obtained: Obtained::Layers,
-    };
-    let filler = match fill::claim(context.cache, content, context.progress)? {
+    }
+}
+
+/// The entry of one layer.
+pub(super) fn open_layer(
+    source: &OsStr,
+    image: &OciImage,
+    layer: &Layer,
+    grower: Option<&Grower>,
+    context: &Context<'_>,
+) -> Result<Entry, SourceError> {
+    let filler = match fill::claim(context.cache, layer_content(layer), context.progress)? {
         Claim::Entry(entry) => return Ok(entry),
         Claim::Filler(filler) => filler,
     };
     let progress = context.progress;
     progress.enter(Phase::Reading);
-    let stream = Watched::new(image.layer(layer)?, progress);
+    let stream = match (image.is_remote(), grower) {
+        (false, _) => Watched::new(image.layer(layer)?, progress),
+        (true, grower) => Watched::counted(image.layer(layer)?, progress, grower),
+    };
     let mut scanner = Scanner::new(Tee::new(stream, filler.create_data()?), EndMark::Unneeded);
     let grown = grow(&mut scanner, progress);
     let mut oddities = scanner.oddities().clone();
@@ -235,7 +344,7 @@ fn publish(
     Ok(filler.publish(about, data)?)
 }
 
-fn details(image: &OciImage) -> Details {
+pub(super) fn details(image: &OciImage) -> Details {
     let layers = image.layers.iter().map(|layer| LayerDetails {
         diff_id: layer.diff_id,
         size: layer.size,

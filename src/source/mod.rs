@@ -12,9 +12,11 @@ mod fill;
 mod history;
 mod image;
 mod inventory;
+mod layer_paths;
 mod layers;
 mod on_demand;
 mod place;
+mod remote;
 mod single_paths;
 mod spec;
 mod tarball;
@@ -57,6 +59,8 @@ pub struct Context<'a> {
     pub platform: Option<&'a Platform>,
     /// Bytes that one layer, or an archive that is compressed as a whole, may unpack to, where the user set a limit.
     pub max_size: Option<u64>,
+    /// Registries, as `HOST[:PORT]`, that need no certificate, nor TLS at all.
+    pub insecure_registries: &'a [String],
     /// Whether a daemon's image is to be got as its layers are stored, instead of as the daemon exports it.
     pub exact: bool,
     /// How many exports may be under way at one time, where that is limited.
@@ -68,7 +72,16 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// What most sources need: the daemon and the platform are those that the environment and the machine suggest.
     pub fn new(cache: &'a Cache, progress: &'a Arc<Progress>) -> Context<'a> {
-        Context { cache, host: None, platform: None, max_size: None, exact: false, exports: None, progress }
+        Context {
+            cache,
+            host: None,
+            platform: None,
+            max_size: None,
+            insecure_registries: &[],
+            exact: false,
+            exports: None,
+            progress,
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -110,6 +123,9 @@ pub struct Details {
     /// When an image was made, in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// What the name of an image in a registry means: the digest of its manifest, or of its index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
     /// Bytes that an image takes, as the daemon reckons.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
@@ -291,6 +307,15 @@ fn find(source: &OsStr, start: Start, context: &Context<'_>) -> Result<Source, S
         Spec::Name(name) => return find_name(source, &name, start, context),
         Spec::Image(name) => return find_image(source, &name, start, context),
         Spec::Container(name) => return container::open(source, &name.parse()?, start, context),
+        Spec::Remote(name) => {
+            let found = remote::open(source, &name.parse()?, start, context)?;
+            let mut opened = Source::of(source, found.opened, context)?;
+            opened.notes.extend(found.note);
+            if let Some(root) = opened.mounts.first_mut() {
+                root.single_paths = found.single_paths;
+            }
+            return Ok(opened);
+        }
         Spec::Volume(name) => return volume::open(source, &name, context),
         Spec::Local => return Err(SourceError::Many),
         Spec::Tar(path) => tarball::open(source, &path, context)?,

@@ -1,5 +1,4 @@
-//! Single files of an image that is not in the cache, or of a volume: asked of the daemon one by one, and nothing else with
-//! them.
+//! Single files of an image that is not in the cache, or of a volume: asked for one by one, and nothing else with them.
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +10,50 @@ use crate::tarfile::{Entry, EntryKind};
 
 use super::SourceError;
 use super::image::Current;
+use super::layer_paths::LayerPaths;
 use super::on_demand;
 
 /// Symbolic links that are followed for one path, as in path_resolution(7).
-const MAX_SYMLINKS: usize = 40;
+pub(super) const MAX_SYMLINKS: usize = 40;
+
+/// Reads single files.
+pub(crate) enum SinglePaths {
+    /// Of the daemon.
+    Container(ContainerPaths),
+    /// Of a registry.
+    Layers(LayerPaths),
+}
+
+impl SinglePaths {
+    pub(super) fn new(daemon: Daemon, files: Files, progress: &Arc<Progress>) -> SinglePaths {
+        SinglePaths::Container(ContainerPaths {
+            daemon,
+            files,
+            container: Mutex::default(),
+            progress: Arc::clone(progress),
+        })
+    }
+
+    /// What stands at a path from the root, without a leading slash. Symlinks on the way are followed, and with `follow`
+    /// one at the end as well.
+    pub fn stat(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
+        match self {
+            SinglePaths::Container(paths) => paths.stat(path, follow),
+            SinglePaths::Layers(paths) => paths.find(path, follow),
+        }
+    }
+
+    /// The bytes of what stands at a path, and nothing else that is true of it but its type. All symlinks are followed.
+    pub fn open(&self, path: &[u8]) -> Result<Found, SourceError> {
+        match self {
+            SinglePaths::Container(paths) => paths.find(path, true),
+            SinglePaths::Layers(paths) => paths.find(path, true),
+        }
+    }
+}
 
 /// Reads single files through a container that is made for the first of them and removed with this.
-pub(crate) struct SinglePaths {
+pub(crate) struct ContainerPaths {
     daemon: Daemon,
     files: Files,
     container: Mutex<Option<Arc<Throwaway>>>,
@@ -45,29 +81,35 @@ pub(crate) enum Found {
 /// The header of a file, and its bytes as they come. They end with an error when the task is cancelled.
 pub(crate) struct Fetched {
     pub entry: Entry,
-    _container: Arc<Throwaway>,
-    _current: Current,
-    content: on_demand::Content,
+    content: Box<dyn Read + Send>,
 }
 
-impl SinglePaths {
-    pub(super) fn new(daemon: Daemon, files: Files, progress: &Arc<Progress>) -> SinglePaths {
-        SinglePaths { daemon, files, container: Mutex::default(), progress: Arc::clone(progress) }
+impl Fetched {
+    pub(super) fn new(entry: Entry, content: impl Read + Send + 'static) -> Fetched {
+        Fetched { entry, content: Box::new(content) }
     }
+}
 
-    /// What stands at a path from the root, without a leading slash. Symlinks on the way are followed, and with `follow`
-    /// one at the end as well.
-    pub fn stat(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
+/// The bytes of a file of a container's, and what they need meanwhile.
+struct ContainerFile {
+    content: on_demand::Content,
+    _current: Current,
+    _container: Arc<Throwaway>,
+}
+
+impl Read for ContainerFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.content.read(buf)
+    }
+}
+
+impl ContainerPaths {
+    fn stat(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
         match self.find(path, follow)? {
             // Podman neither tells whose a file is nor keeps its time.
             Found::File(_) if self.daemon.engine() == Engine::Podman => Ok(Found::Unclear),
             found => Ok(found),
         }
-    }
-
-    /// The bytes of what stands at a path, and nothing else that is true of it but its type. All symlinks are followed.
-    pub fn open(&self, path: &[u8]) -> Result<Found, SourceError> {
-        self.find(path, true)
     }
 
     fn find(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
@@ -164,8 +206,8 @@ impl SinglePaths {
         let (answer, current) = self.fetch(container, place)?;
         let on_demand::Answer::File(file) = answer else { return Ok(Found::Unclear) };
         let ((entry, content), container) = (*file, Arc::clone(container));
-        let fetched = Fetched { entry, _container: container, _current: current, content };
-        Ok(Found::File(Box::new(fetched)))
+        let file = ContainerFile { content, _current: current, _container: container };
+        Ok(Found::File(Box::new(Fetched::new(entry, file))))
     }
 
     fn fetch(
@@ -199,7 +241,7 @@ impl SinglePaths {
 }
 
 /// The names of a path, the last one first.
-fn names(path: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn names(path: &[u8]) -> Vec<Vec<u8>> {
     let names = path.rsplit(|&b| b == b'/').filter(|name| !matches!(*name, b"" | b"."));
     names.map(<[u8]>::to_vec).collect()
 }

@@ -18,6 +18,8 @@ pub enum Spec {
     Image(String),
     /// A container of the daemon's, by name or id.
     Container(String),
+    /// An image in a registry.
+    Remote(String),
     /// A volume of the daemon's, by name.
     Volume(String),
     /// All that the daemon has. It can be mounted, and is no source by itself.
@@ -50,8 +52,7 @@ const PACKED: [(&[u8], Transport); 3] = [
 ];
 
 /// Transports that exist elsewhere, and what to do instead.
-const FOREIGN: [(&str, &str); 3] = [
-    ("docker", "imagefs is no registry client: pull the image first, then name it without docker://"),
+const FOREIGN: [(&str, &str); 2] = [
     ("containers-storage", "point DOCKER_HOST at Podman's socket, and name the image without a transport"),
     ("dir", "skopeo copy dir:PATH oci:NEW, then mount NEW"),
 ];
@@ -66,6 +67,9 @@ impl Spec {
         }
         if let Some(name) = bytes.strip_prefix(b"docker-daemon:") {
             return Ok(Spec::Image(text(source, name)?));
+        }
+        if let Some(name) = bytes.strip_prefix(b"docker://") {
+            return Ok(Spec::Remote(text(source, name)?));
         }
         if let Some(name) = bytes.strip_prefix(b"container:") {
             return Ok(Spec::Container(text(source, name)?));
@@ -89,9 +93,7 @@ impl Spec {
         }
         for (transport, instead) in FOREIGN {
             let rest = bytes.strip_prefix(transport.as_bytes());
-            // `docker:24` is an image, `docker://…` is a transport, and so is `dir:…`.
-            let colon: &[u8] = if transport == "docker" { b"://" } else { b":" };
-            if rest.is_some_and(|rest| rest.starts_with(colon)) {
+            if rest.is_some_and(|rest| rest.starts_with(b":")) {
                 return Err(SourceError::Transport { transport, instead });
             }
         }
@@ -256,8 +258,9 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_is_not_asked() {
-        for text in ["docker://alpine", "containers-storage:x", "dir:/x"] {
+    fn other_stores_are_not_read() {
+        assert_eq!(parse("docker://a/b:1").unwrap(), Spec::Remote("a/b:1".into()));
+        for text in ["containers-storage:x", "dir:/x"] {
             assert!(matches!(parse(text), Err(SourceError::Transport { .. })), "{text}");
         }
     }

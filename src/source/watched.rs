@@ -12,16 +12,23 @@ pub(super) struct Watched<R> {
     inner: R,
     progress: Arc<Progress>,
     grower: Option<Grower>,
+    /// Whether its bytes are counted elsewhere.
+    counted: bool,
 }
 
 impl<R> Watched<R> {
     pub fn new(inner: R, progress: &Arc<Progress>) -> Watched<R> {
-        Watched { inner, progress: Arc::clone(progress), grower: None }
+        Watched { inner, progress: Arc::clone(progress), grower: None, counted: false }
     }
 
     /// As [`Watched::new`], for the stream that fills a filesystem: those that wait in it are told that it moves.
     pub fn filling(inner: R, progress: &Arc<Progress>, grower: &Grower) -> Watched<R> {
         Watched { grower: Some(grower.clone()), ..Watched::new(inner, progress) }
+    }
+
+    /// As [`Watched::new`], for a stream whose bytes are counted before they are unpacked.
+    pub fn counted(inner: R, progress: &Arc<Progress>, grower: Option<&Grower>) -> Watched<R> {
+        Watched { grower: grower.cloned(), counted: true, ..Watched::new(inner, progress) }
     }
 }
 
@@ -44,7 +51,9 @@ impl<R: BufRead> BufRead for Watched<R> {
     }
 
     fn consume(&mut self, n: usize) {
-        self.progress.add_bytes(n as u64);
+        if !self.counted {
+            self.progress.add_bytes(n as u64);
+        }
         self.inner.consume(n);
     }
 }

@@ -57,6 +57,7 @@ impl Place {
             host: ask.host,
             platform: platform.as_ref(),
             max_size: ask.max_size,
+            insecure_registries: &[],
             exact: ask.exact,
             ..Context::new(&self.cache, &progress)
         };

@@ -16,6 +16,7 @@ use crate::fuse::SessionError;
 use crate::gateway::GatewayError;
 use crate::index::ReadError;
 use crate::oci::OciError;
+use crate::registry::RegistryError;
 use crate::source::SourceError;
 
 /// What went wrong, as far as a script needs to know. Each kind has an exit status of its own.
@@ -51,7 +52,7 @@ Exit status:
        differences)
   2    the command line is wrong
   3    no such image, archive, mount, file or cache entry
-  4    the daemon cannot be reached, or failed
+  4    the daemon or the registry cannot be reached, or failed
   5    the mountpoint or FUSE does not allow it
   6    the input is damaged, or of an unknown kind
   7    the cache cannot be used: permissions, no space left
@@ -194,10 +195,12 @@ fn of_source(error: &SourceError) -> Kind {
         | SourceError::NotUtf8(_)
         | SourceError::NoLayers { .. }
         | SourceError::BadName(_)
+        | SourceError::BadRemoteName(_)
         | SourceError::Unchanging(_)
         | SourceError::Many
         | SourceError::Endpoint(_) => Kind::Usage,
         SourceError::Docker(error) => of_docker(error),
+        SourceError::Registry(error) => of_registry(error),
         SourceError::Cache(error) => of_cache(error),
         SourceError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
         SourceError::Read { .. } | SourceError::Thread(_) => Kind::Failed,
@@ -246,6 +249,18 @@ fn of_docker(error: &DockerError) -> Kind {
         | DockerError::ContainerNotFound { .. }
         | DockerError::VolumeNotFound { .. }
         | DockerError::NoImages => Kind::NotFound,
+        _ => Kind::Daemon,
+    }
+}
+
+fn of_registry(error: &RegistryError) -> Kind {
+    match error {
+        RegistryError::NotFound { .. } => Kind::NotFound,
+        RegistryError::BadAnswer { .. }
+        | RegistryError::WrongDigest { .. }
+        | RegistryError::MissingBlob { .. }
+        | RegistryError::Redirect { .. } => Kind::Input,
+        RegistryError::Cancelled(_) => Kind::Interrupted(SIGTERM),
         _ => Kind::Daemon,
     }
 }

@@ -65,6 +65,11 @@ pub struct SourceArgs {
     /// take nothing.
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_size: Option<u64>,
+    /// A registry that needs no certificate, nor TLS at all
+    ///
+    /// May be given more than once. A registry on this machine needs none in any case.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    insecure_registry: Vec<String>,
 }
 
 impl SourceArgs {
@@ -74,6 +79,7 @@ impl SourceArgs {
             host: self.host.as_deref(),
             platform: self.platform.as_ref(),
             max_size: self.max_size,
+            insecure_registries: &self.insecure_registry,
             exact: false,
             exports: None,
             progress,

@@ -65,13 +65,14 @@ Unmount with `imagefs umount MOUNTPOINT`, or with plain umount.";
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct MountArgs {
-    /// A local image (a name, NAME@sha256:…, or an id, also a short one), container:NAME, or the path of a tar or an image
-    /// layout
+    /// A local image (a name, NAME@sha256:…, or an id, also a short one), docker://NAME, container:NAME, or the path of a
+    /// tar or an image layout
     ///
     /// What begins with /, ./ or ../, or is the name of a file or an image layout here, is a path, and what it holds is
     /// found out: a root filesystem, or an image as docker save, podman save, skopeo and others write it. Of several images,
     /// :NAME or :@NUMBER behind the path chooses one. Everything else is an image of the daemon's, or else a container. To
     /// say which, write docker-daemon:NAME, container:NAME, volume:NAME, tar:PATH, docker-archive:PATH, oci-archive:PATH or oci:DIR.
+    /// docker://NAME is an image in a registry, which is fetched layer by layer, without a daemon.
     #[arg(add = candidates::sources())]
     source: OsString,
     /// An empty directory

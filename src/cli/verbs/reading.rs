@@ -12,6 +12,7 @@ use super::context::SourceArgs;
 use super::source_path;
 use super::watch::beside;
 use crate::cli::output::error::{CommandError, Kind};
+use crate::cli::output::size;
 use crate::cli::process::signals::Signals;
 use crate::gateway::{FileStat, Gateway};
 use crate::progress::Progress;
@@ -54,6 +55,15 @@ impl Reading {
         files.retain(|file| all || !file.name().as_encoded_bytes().starts_with(b"."));
         Ok(files)
     }
+
+    /// Tells the log how much of an image in a registry was fetched.
+    fn tell_fetched(&self, progress: &Progress) {
+        let source = self.gateway.source();
+        if source.details.manifest.is_some() {
+            let total = source.details.layers.iter().map(|layer| layer.size).sum();
+            tracing::info!("{} of {} fetched", size::show(progress.bytes()), size::show(total));
+        }
+    }
 }
 
 impl ReadArgs {
@@ -86,7 +96,11 @@ impl ReadArgs {
         let progress = Arc::new(Progress::new());
         let signals = Signals::watch(&progress)?;
         signals.judge(beside(&context.printer, &source_path::source(&self.source), &progress, || {
-            self.open(context, &progress).and_then(|reading| read(&reading))
+            self.open(context, &progress).and_then(|reading| {
+                let result = read(&reading);
+                reading.tell_fetched(&progress);
+                result
+            })
         }))
     }
 
