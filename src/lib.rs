@@ -10,6 +10,7 @@
 //!
 //! | room | what happens there | may use |
 //! |---|---|---|
+//! | [`buildkit`] | drives a build, reads what it leaves by a helper in it | [`docker`]'s addresses, [`progress`] |
 //! | [`cache`] | finished filesystems on the disk: keys, locks, publication, eviction | [`index`], [`image`] |
 //! | [`cli`] | the command line: all printing, going to the background, exit statuses | everything |
 //! | [`compress`] | what is compressed → its bytes, at a bounded cost | nothing of ours |
@@ -25,6 +26,7 @@
 #![cfg_attr(not(test), warn(missing_docs))]
 #![deny(unsafe_code)]
 
+pub mod buildkit;
 pub mod cache;
 pub mod cleanup;
 pub mod cli;

@@ -51,6 +51,8 @@ fn help_tells_a_newcomer_what_there_is() {
     Commands:
       mount        Mount an image, a container or a tar as a read-only directory
                    tree
+      build        Build an image, and mount the result, or what a step left that
+                   failed
       umount       Unmount, and end the server behind the mount [alias: unmount]
       mounts       List what is mounted
       refresh      Show a container as it is now
@@ -120,6 +122,7 @@ fn help_tells_a_newcomer_what_there_is() {
       6    the input is damaged, or of an unknown kind
       7    the cache cannot be used: permissions, no space left
       8    any other failure
+      9    a step of a build failed; what it left is mounted
       129  hung up (SIGHUP) before it was done
       130  interrupted (SIGINT) before it was done
       141  nobody reads the output any more (SIGPIPE)

@@ -55,9 +55,12 @@ fn a_room_uses_only_the_rooms_that_it_may() {
             "cache" => vec!["index"],
             "fuse" => vec!["index", "tarfile"],
             "compress" | "docker" | "http" | "tarfile" => vec![],
+            "buildkit" => vec!["docker"],
             "oci" => vec!["compress", "registry", "tarfile"],
             "registry" => vec!["http"],
-            "source" => vec!["cache", "compress", "docker", "index", "oci", "registry", "tarfile"],
+            "source" => {
+                vec!["buildkit", "cache", "compress", "docker", "index", "oci", "registry", "tarfile"]
+            }
             "gateway" => vec!["index", "source", "cache", "tarfile"],
             "cli" => rooms().iter().map(|room| &*room.clone().leak()).collect(),
             "cleanup" | "image" | "owner" | "platform" | "progress" | "sparse_file" => vec![],
@@ -77,9 +80,10 @@ fn a_room_uses_only_the_rooms_that_it_may() {
 #[test]
 fn a_foreign_crate_stays_in_its_room() {
     for (name, homes) in [
-        ("tokio::", &["docker", "http"][..]),
+        ("tokio::", &["buildkit", "docker", "http"][..]),
         ("bollard::", &["docker"]),
-        ("hyper::", &["docker", "http"]),
+        ("hyper::", &["buildkit", "docker", "http"]),
+        ("tonic::", &["buildkit"]),
         ("rustls::", &["http"]),
         ("fuser::", &["fuse"]),
         ("clap::", &["cli"]),

@@ -2,6 +2,7 @@
 
 mod background;
 mod bounds;
+mod builds;
 mod cache;
 mod cli;
 mod completions;

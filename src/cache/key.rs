@@ -18,6 +18,8 @@ pub enum Kind {
     Image,
     /// One mount of a container, at one moment.
     Container,
+    /// One mount of a build, at one moment.
+    Build,
     /// A tar of a root filesystem.
     Tar,
     /// One layer of images, whiteouts included; its identity is the diff id.
@@ -30,6 +32,7 @@ impl Kind {
         match self {
             Kind::Image => "image",
             Kind::Container => "container",
+            Kind::Build => "build",
             Kind::Tar => "tar",
             Kind::Layer => "layer",
         }
@@ -48,6 +51,8 @@ pub enum Obtained {
     Layers,
     /// The daemon archived a path of a container.
     Archive,
+    /// The helper in a build read it.
+    BuildHelper,
     /// Read from the file that the user named.
     File,
 }
@@ -59,6 +64,7 @@ impl Obtained {
             Obtained::PodmanExport => "podman-export",
             Obtained::Layers => "layers",
             Obtained::Archive => "archive",
+            Obtained::BuildHelper => "build-helper",
             Obtained::File => "file",
         }
     }

@@ -152,7 +152,7 @@ pub(super) fn exists(name: &ContainerName, context: &Context<'_>) -> bool {
     daemon.and_then(|daemon| Ok(daemon.container(name)?)).is_ok_and(|found| found.name == name.as_str())
 }
 
-fn own_data(filler: &Filler) -> Result<Bytes, SourceError> {
+pub(super) fn own_data(filler: &Filler) -> Result<Bytes, SourceError> {
     Ok(Bytes::Own(filler.create_data()?))
 }
 
@@ -312,7 +312,7 @@ fn read(
 
 /// A name for each destination: `/var/lib/data` becomes `var-lib-data`. Of several that would be the same, the later ones
 /// get a number, from 2 on.
-fn names<'a>(destinations: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+pub(super) fn names<'a>(destinations: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut taken: HashSet<String> = TAKEN.iter().map(|&name| name.to_owned()).collect();
     let mut name = |destination: &str| {
         let parts = destination.split('/').filter(|part| !matches!(*part, "" | "." | ".."));

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::buildkit::BuildError;
 use crate::cache::{CacheError, Kind};
 use crate::compress::UnpackError;
 use crate::docker::{BadName, DockerError, EndpointError};
@@ -48,6 +49,9 @@ pub enum SourceError {
     /// The daemon did not do what it was asked.
     #[error(transparent)]
     Docker(#[from] DockerError),
+    /// A build could not be made, or what it left cannot be read.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// An image in an archive or a layout cannot be used.
     #[error(transparent)]
     Oci(OciError),
@@ -191,6 +195,7 @@ impl SourceError {
             }
             SourceError::Endpoint(e) => e.hint(),
             SourceError::Docker(e) => e.hint(),
+            SourceError::Build(e) => e.hint(),
             SourceError::Oci(e) => e.hint(),
             SourceError::Registry(e) => e.hint(),
             SourceError::Cache(e) => e.hint(),
@@ -250,6 +255,7 @@ impl SourceError {
             error.downcast::<E>().map(Into::into)
         }
         own::<DockerError>(error)
+            .or_else(own::<BuildError>)
             .or_else(own::<CacheError>)
             .or_else(own::<OciError>)
             .or_else(own::<Cancelled>)

@@ -174,7 +174,7 @@ pub(super) fn by_id(
     let wanted = |obtained| match obtained {
         Obtained::Layers => context.exact,
         Obtained::DockerExport | Obtained::PodmanExport => !context.exact,
-        Obtained::Archive | Obtained::File => false,
+        Obtained::Archive | Obtained::BuildHelper | Obtained::File => false,
     };
     Ok(context.cache.find(|meta| {
         let Content { kind, identity, platform: of, obtained, .. } = &meta.content;

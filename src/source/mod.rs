@@ -4,6 +4,8 @@
 //! gives a [`Source`]: an identity and a table of mounts, each with its [`Filesystem`]. This is where the
 //! daemon and the cache meet; neither knows of the other. Knows nothing of FUSE or of the command line.
 
+mod build;
+mod build_on_demand;
 mod container;
 mod error;
 mod exact;
@@ -41,6 +43,7 @@ use crate::progress::{Phase, Progress};
 use self::fill::{Fill, Opened};
 use self::layers::Packed;
 
+pub use self::build::{Built, build};
 pub use crate::cache::Kind;
 pub use error::SourceError;
 pub use export_limit::ExportLimit;
@@ -111,6 +114,9 @@ pub struct Source {
     pub notes: Vec<String>,
     /// How it is found again, if it may become another thing.
     container: Option<container::Origin>,
+    /// The build that it is of. Dropped after the mounts.
+    #[expect(dead_code, reason = "it is held")]
+    build: Option<build::BuildHold>,
 }
 
 /// What is kept with a cache entry, so that it is known without asking the daemon again.
@@ -177,7 +183,7 @@ pub struct ContainerDetails {
 pub struct Mount {
     /// The name of its directory.
     pub name: String,
-    /// Where a container has it.
+    /// Where a container has it; empty if nowhere, for what is shown beside.
     pub destination: String,
     /// What it is: `rootfs`, `volume`, `bind`, `tmpfs`, or the daemon's own word.
     pub kind: String,
@@ -431,6 +437,7 @@ impl Source {
             details,
             mounts: vec![Mount::root(filesystem, keep)],
             container: None,
+            build: None,
         })
     }
 

@@ -10,6 +10,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGPIPE, SIGTERM};
 
+use crate::buildkit::BuildError;
 use crate::cache::CacheError;
 use crate::docker::DockerError;
 use crate::fuse::SessionError;
@@ -38,6 +39,8 @@ pub enum Kind {
     Cache,
     /// Anything else: mostly the operating system refusing something.
     Failed,
+    /// A step of a build failed; what it left is mounted.
+    StepFailed,
     /// A signal ended the command before it was done; the number is the signal's.
     Interrupted(i32),
     /// Whoever read the standard output has seen enough: nothing to complain about, but not all was done.
@@ -57,6 +60,7 @@ Exit status:
   6    the input is damaged, or of an unknown kind
   7    the cache cannot be used: permissions, no space left
   8    any other failure
+  9    a step of a build failed; what it left is mounted
   129  hung up (SIGHUP) before it was done
   130  interrupted (SIGINT) before it was done
   141  nobody reads the output any more (SIGPIPE)
@@ -74,6 +78,7 @@ impl Kind {
             Kind::Input => 6,
             Kind::Cache => 7,
             Kind::Failed => 8,
+            Kind::StepFailed => 9,
             Kind::Interrupted(signal) => u8::try_from(signal).unwrap_or(0) | 128,
             Kind::NoReader => Kind::Interrupted(SIGPIPE).exit_status(),
         }
@@ -201,6 +206,7 @@ fn of_source(error: &SourceError) -> Kind {
         | SourceError::Endpoint(_) => Kind::Usage,
         SourceError::Docker(error) => of_docker(error),
         SourceError::Registry(error) => of_registry(error),
+        SourceError::Build(error) => of_build(error),
         SourceError::Cache(error) => of_cache(error),
         SourceError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
         SourceError::Read { .. } | SourceError::Thread(_) => Kind::Failed,
@@ -265,6 +271,16 @@ fn of_registry(error: &RegistryError) -> Kind {
     }
 }
 
+fn of_build(error: &BuildError) -> Kind {
+    match error {
+        BuildError::Context { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::NotFound,
+        BuildError::Context { .. } | BuildError::Start(_) => Kind::Failed,
+        BuildError::Refused { line: Some(_), .. } => Kind::Input,
+        BuildError::Cancelled => Kind::Interrupted(SIGTERM),
+        _ => Kind::Daemon,
+    }
+}
+
 fn of_oci(error: &OciError) -> Kind {
     match error {
         OciError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::NotFound,
@@ -313,6 +329,7 @@ mod tests {
             Kind::Input,
             Kind::Cache,
             Kind::Failed,
+            Kind::StepFailed,
             Kind::Interrupted(1),
             Kind::Interrupted(2),
             Kind::NoReader,

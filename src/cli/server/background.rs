@@ -61,9 +61,10 @@ pub fn launch() -> Result<ExitCode, CommandError> {
         }
     });
 
-    let ready = readiness.read_exact(&mut [0]).is_ok();
+    let mut status = [0];
+    let ready = readiness.read_exact(&mut status).is_ok();
     if ready && caught.load(SeqCst) == 0 {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(ExitCode::from(status[0]));
     }
     let status = server.wait().map_err(failed)?;
     match (caught.load(SeqCst), status.code(), status.signal()) {
@@ -117,18 +118,24 @@ impl Detached {
 
     /// Lets go of the user's terminal and directory, and tells that the server is ready.
     ///
-    /// From here on, standard error is the file `log`.
-    pub fn ready(self, log: &Path) -> Result<(), CommandError> {
+    /// From here on, standard error is the file `log`. The command that waits ends with `status`.
+    pub fn ready(self, log: &Path, status: u8) -> Result<(), CommandError> {
         let log: File = logging::open(log)?;
-        let failed = |e: io::Error| {
-            CommandError::new(Kind::Failed, "cannot tell that the mount is ready").caused_by(e)
-        };
         chdir("/").map_err(|e| failed(e.into()))?;
         io::stderr().flush().map_err(failed)?;
         rustix::stdio::dup2_stderr(log).map_err(|e| failed(e.into()))?;
-        self.ready.store(true, SeqCst);
-        (&*self.readiness).write_all(b"+").map_err(failed)
+        self.leave(status)
     }
+
+    /// Tells the command that waits to wait no more, and to end with `status`.
+    pub fn leave(self, status: u8) -> Result<(), CommandError> {
+        self.ready.store(true, SeqCst);
+        (&*self.readiness).write_all(&[status]).map_err(failed)
+    }
+}
+
+fn failed(error: io::Error) -> CommandError {
+    CommandError::new(Kind::Failed, "cannot tell that the mount is ready").caused_by(error)
 }
 
 fn null() -> rustix::io::Result<OwnedFd> {

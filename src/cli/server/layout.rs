@@ -16,7 +16,7 @@ pub type Shown = Arc<RwLock<Source>>;
 pub fn view_mounts(source: &Source) -> Vec<ViewMount> {
     let mounts = source.mounts.iter().enumerate().map(|(index, mount)| ViewMount {
         name: mount.name.clone().into(),
-        destination: (index > 0).then(|| mount.destination.clone().into()),
+        destination: (index > 0 && !mount.destination.is_empty()).then(|| mount.destination.clone().into()),
         may_be_file: mount.may_be_file(),
         filesystem: Arc::clone(&mount.filesystem),
     });

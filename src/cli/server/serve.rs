@@ -40,6 +40,8 @@ pub struct Prepared {
     pub config: SessionConfig,
     /// What is shown.
     pub content: MountContent,
+    /// What the command ends with, once the mount stands.
+    pub exit_status: u8,
 }
 
 /// What a mount shows.
@@ -69,10 +71,10 @@ pub struct Errand<'a> {
     pub detached: Option<Detached>,
 }
 
-/// Mounts what `prepare` gives, and serves it until it is unmounted or a signal comes.
+/// Mounts what `prepare` gives, and serves it until it is unmounted or a signal comes. If it gives nothing, there is nothing to do.
 pub fn serve(
     errand: Errand<'_>,
-    prepare: impl FnOnce(&Arc<Progress>) -> Result<Prepared, CommandError>,
+    prepare: impl FnOnce(&Arc<Progress>) -> Result<Option<Prepared>, CommandError>,
 ) -> Result<ExitCode, CommandError> {
     let Errand { mountpoint, printer, .. } = errand;
     let progress = Arc::new(Progress::new());
@@ -91,7 +93,13 @@ pub fn serve(
     let prepared = during(|ended| show(&progress, &mut registration, printer, ended), || prepare(&progress));
     printer.end_bar();
     ending.check()?;
-    let Prepared { config, content } = prepared?;
+    let Some(Prepared { config, content, exit_status }) = prepared? else {
+        drop(registration);
+        if let Some(detached) = errand.detached {
+            detached.leave(0)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
 
     let log = registration.record().log.clone();
     // Dropped last: what is still being read is given up then, and its container removed.
@@ -123,7 +131,7 @@ pub fn serve(
     if let Some(detached) = errand.detached {
         told = ending.check();
         if told.is_ok() {
-            detached.ready(&log)?;
+            detached.ready(&log, exit_status)?;
         }
     }
     let end = during(companion, || {
@@ -136,7 +144,7 @@ pub fn serve(
         End::Stopped => tracing::info!("stopped"),
         End::StoppedInUse => tracing::warn!("stopped while files in the mount were in use"),
     }
-    told.map(|()| ExitCode::SUCCESS)
+    told.map(|()| ExitCode::from(exit_status))
 }
 
 /// Tells whoever waits that the mount is there: a service manager, and a person at a terminal.

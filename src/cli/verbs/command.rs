@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::blame::BlameArgs;
+use super::build::BuildArgs;
 use super::cache::CacheArgs;
 use super::cat::CatArgs;
 use super::completions::{CompleteArgs, CompletionsArgs};
@@ -29,6 +30,7 @@ use crate::cli::output::error::CommandError;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Mount(MountArgs),
+    Build(BuildArgs),
     #[command(visible_alias = "unmount")]
     Umount(UmountArgs),
     Mounts(MountsArgs),
@@ -56,6 +58,7 @@ impl Command {
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
         match self {
             Command::Mount(args) => args.run(context),
+            Command::Build(args) => args.run(context),
             Command::Umount(args) => args.run(context),
             Command::Mounts(args) => args.run(context),
             Command::Refresh(args) => args.run(context),

@@ -3,6 +3,7 @@
 //! A new verb is a file here and a line in `command.rs`. May use all of the command line.
 
 mod blame;
+mod build;
 mod cache;
 mod candidates;
 mod cat;

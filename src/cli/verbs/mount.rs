@@ -152,7 +152,7 @@ impl MountArgs {
             };
             if self.source == LOCAL {
                 let content = MountContent::Engine(Box::new(LocalEngine::open(&cache, &context, &options)?));
-                return Ok(Prepared { config, content });
+                return Ok(Some(Prepared { config, content, exit_status: 0 }));
             }
             let mut source = source::open(&self.source, &context)?;
             source.notes.iter().for_each(|note| printer.note(note));
@@ -161,7 +161,8 @@ impl MountArgs {
             }
             let source = Arc::new(RwLock::new(source));
             let view = Box::new(view(&source, &options)?);
-            Ok(Prepared { config, content: MountContent::Source { view, source, cache: cache.clone() } })
+            let content = MountContent::Source { view, source, cache: cache.clone() };
+            Ok(Some(Prepared { config, content, exit_status: 0 }))
         })
     }
 }
