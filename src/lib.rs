@@ -15,6 +15,7 @@
 //! | [`cli`] | the command line: all printing, going to the background, exit statuses | everything |
 //! | [`compress`] | what is compressed → its bytes, at a bounded cost | nothing of ours |
 //! | [`docker`] | the daemon: finds images and containers, streams what they hold | nothing of ours |
+//! | [`erofs`] | what a session would show, as a filesystem that the kernel reads by itself | [`fuse`], [`index`], [`tarfile`] |
 //! | [`fuse`] | the filesystem's answers, the kernel's requests, the life of a mount | [`index`], [`tarfile`] |
 //! | [`gateway`] | the library's public face: a source read by mount index and path, without FUSE | [`source`], [`index`], [`tarfile`] |
 //! | [`http`] | outgoing calls: connections, TLS, proxies, deadlines | [`progress`] |
@@ -32,11 +33,13 @@ pub mod cleanup;
 pub mod cli;
 pub mod compress;
 pub mod docker;
+pub mod erofs;
 pub mod fuse;
 pub mod gateway;
 pub mod http;
 pub mod image;
 pub mod index;
+pub(crate) mod mountinfo;
 pub mod oci;
 pub mod owner;
 pub mod platform;

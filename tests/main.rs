@@ -9,6 +9,7 @@ mod completions;
 mod containers;
 mod corpora;
 mod docker;
+mod erofs;
 mod faults;
 mod filling;
 mod fixtures;

@@ -3,11 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::CacheError;
@@ -40,6 +40,12 @@ impl Dir {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its path as it is now, absolute and free of symlinks, as the table of mounts has it: it may have been renamed.
+    pub(super) fn real_path(&self) -> Result<PathBuf, CacheError> {
+        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        std::fs::read_link(link).map_err(|e| self.error("find", "", e))
     }
 
     /// An error about `name` in this directory.
@@ -163,6 +169,29 @@ impl Dir {
             .map_err(|e| self.error("create", name, e))?;
         rustix::fs::fchmod(&fd, PRIVATE_FILE).map_err(|e| self.error("create", name, e))?;
         Ok(fd.into())
+    }
+
+    /// Opens the regular file `name` for reading, if there is one that nobody else could have written to.
+    pub(super) fn private_file(&self, name: &str) -> Result<Option<File>, CacheError> {
+        let Some(file) = self.file(name)? else { return Ok(None) };
+        let stat = rustix::fs::fstat(&file).map_err(|e| self.error("read", name, e))?;
+        Ok(is_private(&stat).then_some(file))
+    }
+
+    /// Makes a file without a name, for writing and reading: it goes when it is closed.
+    pub(super) fn unnamed_file(&self) -> Result<File, CacheError> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&self.file, ".", flags, PRIVATE_FILE);
+        opened.map(File::from).map_err(|e| self.error("make a file in", "", e))
+    }
+
+    /// Gives a name to a file without one. Where another process was first, its file stays.
+    pub(super) fn give_name(&self, file: &File, name: &str) -> Result<(), CacheError> {
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match rustix::fs::linkat(CWD, unnamed, &self.file, name, AtFlags::SYMLINK_FOLLOW) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(self.error("write", name, e)),
+        }
     }
 
     /// The content of the file `name`, at most `limit` bytes of it, if there is one.

@@ -132,7 +132,7 @@ impl Cache {
             }));
         };
         // Taken alone for as long as it takes to look: that nobody has it is not to be learnt in another way.
-        let in_use = !dir.try_lock()?;
+        let in_use = !dir.try_lock()? || dir.is_mounted()?;
         let (meta, state) = match meta::read(&self.bucket, &dir, key) {
             Ok(meta) => (Some(meta), State::Complete),
             Err(Fault::Damage(Damage::Incomplete)) if in_use => (None, State::Filling),
@@ -213,7 +213,8 @@ impl Cache {
             })?;
             if let Some(entry) = &entry {
                 match entry.verify() {
-                    Ok(()) => {}
+                    // What is made of it can be made again.
+                    Ok(()) => entry.dir().remove_images()?,
                     Err(Fault::Error(error)) => return Err(error),
                     Err(Fault::Damage(found)) => {
                         self.remove_damaged(key, found.clone(), Some(entry.dir()))?;
@@ -273,7 +274,7 @@ fn evict(
         bucket.remove(&bucket.entries, &lock, None)?;
         return Ok(Removal::Removed { bytes: size_on_disk(&stray) });
     };
-    if !dir.try_lock()? {
+    if !dir.try_lock()? || dir.is_mounted()? {
         return Ok(Removal::InUse);
     }
     let by = needed_by()?;

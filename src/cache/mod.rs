@@ -13,6 +13,7 @@ mod dir;
 mod entry;
 mod error;
 mod filler;
+mod images;
 mod key;
 mod maintenance;
 mod meta;

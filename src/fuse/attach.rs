@@ -24,6 +24,7 @@ use rustix::process::{getgid, getuid};
 use super::error::SessionError;
 use super::mount_status::{self, FILESYSTEM_TYPE, MountStatus, mount_status};
 use super::session::SessionConfig;
+use crate::mountinfo;
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -193,9 +194,9 @@ pub(super) fn detach(mountpoint: &Path) -> Result<(), SessionError> {
 /// With `lazy` it is out of sight at once even if it is in use.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), SessionError> {
     let failed = |source| SessionError::Mountpoint { path: path.to_owned(), source };
-    let table = mount_status::read_table().map_err(failed)?;
+    let table = mountinfo::read_table().map_err(failed)?;
     let mountpoint = mount_status::locate(path, &table).map_err(failed)?;
-    match mount_status::topmost(&table, &mountpoint) {
+    match mountinfo::topmost(&table, &mountpoint) {
         None => Err(SessionError::NotMounted(path.to_owned())),
         Some(mount) if mount.filesystem_type != FILESYSTEM_TYPE => Err(SessionError::NotOurs {
             path: path.to_owned(),

@@ -53,6 +53,6 @@ pub use notifier::Notifier;
 pub use session::{End, Session, SessionConfig, Stopper, mount, mount_catalog};
 pub use symlink::SymlinkError;
 pub use view::{
-    Access, Attributes, BadMount, Description, LayerLabel, Layers, ListedEntry, OpenDir, Outdated, Space,
-    SymlinkMode, View, ViewError, ViewMount, ViewOptions, XattrMode,
+    Access, Attributes, BadMount, Description, LayerLabel, Layers, ListedEntry, NodeKind, OpenDir, Outdated,
+    Space, SymlinkMode, View, ViewError, ViewMount, ViewOptions, XattrMode,
 };

@@ -23,6 +23,7 @@ use super::polling::Polling;
 use super::readahead::Readahead;
 use super::view::View;
 use super::waiting::WaitingRoom;
+use crate::mountinfo;
 
 /// How long a detached session waits for the files that are open in it, before it leaves them behind.
 const GRACE: Duration = Duration::from_secs(2);
@@ -273,9 +274,9 @@ impl Session {
     }
 
     /// The session at the mountpoint, be it this one or another.
-    fn find(&self) -> Option<mount_status::MountEntry> {
-        let table = mount_status::read_table().ok()?;
-        let mount = mount_status::topmost(&table, &self.mountpoint)?;
+    fn find(&self) -> Option<mountinfo::MountEntry> {
+        let table = mountinfo::read_table().ok()?;
+        let mount = mountinfo::topmost(&table, &self.mountpoint)?;
         (mount.filesystem_type == FILESYSTEM_TYPE).then(|| mount.clone())
     }
 

@@ -23,6 +23,7 @@ use table::{Mounted, Table, Tables};
 
 mod attributes;
 mod description;
+mod everything;
 mod layers;
 mod listing;
 mod lookup;
@@ -33,6 +34,7 @@ mod table;
 
 pub use attributes::{Attributes, Space};
 pub use description::Description;
+pub use everything::NodeKind;
 pub use layers::{LayerLabel, Layers};
 pub use listing::{ListedEntry, OpenDir};
 pub use replace::Outdated;

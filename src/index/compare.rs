@@ -348,6 +348,10 @@ mod tests {
             self.tree.stat(ino)
         }
 
+        fn inode_bound(&self) -> u64 {
+            self.tree.inode_bound()
+        }
+
         fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError> {
             self.tree.lookup(dir, name)
         }

@@ -87,6 +87,16 @@ impl DataFile {
         DataFile { pinned: Some(identity), ..DataFile::owned(file) }
     }
 
+    /// The file itself, without what is set apart.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether it is a file of the user's, which may be changed at any time.
+    pub fn is_borrowed(&self) -> bool {
+        self.pinned.is_some()
+    }
+
     /// What stands in files of its own.
     pub fn external(&self) -> &ExternalRuns {
         &self.external

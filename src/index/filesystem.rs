@@ -230,6 +230,15 @@ impl Filesystem {
         }
     }
 
+    /// The data file of each layer. `None` unless it was finished when it was made: then its inodes have no other numbers than
+    /// those of its tree.
+    pub fn data_files(&self) -> Option<&[DataFile]> {
+        match &self.content {
+            Content::Finished(finished) => Some(&finished.data),
+            Content::Live(_) => None,
+        }
+    }
+
     /// The runs of its data files that stand in files of their own, and these.
     ///
     /// None as long as the filesystem is not finished.
@@ -402,6 +411,13 @@ impl Tree for Filesystem {
         match self.side_for(ino) {
             Side::Finished(f) => f.stat(ino),
             Side::Filling(filling) => filling.stat(ino),
+        }
+    }
+
+    fn inode_bound(&self) -> u64 {
+        match self.asleep() {
+            Side::Finished(f) if f.aliases.is_empty() => f.tree.inode_bound(),
+            Side::Finished(_) | Side::Filling(_) => u64::from(u32::MAX) + 1,
         }
     }
 

@@ -333,6 +333,10 @@ impl<B: AsRef<[u8]> + Send + Sync> Tree for Index<B> {
         })
     }
 
+    fn inode_bound(&self) -> u64 {
+        (self.inodes.len() / size_of::<InodeRecord>()) as u64
+    }
+
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError> {
         let directory = self.directory(dir)?;
         let (mut low, mut high) = (0, directory.dentries.len());

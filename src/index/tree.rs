@@ -163,6 +163,9 @@ pub trait Tree: Send + Sync {
     /// The attributes of an inode.
     fn stat(&self, ino: Ino) -> Result<Stat, TreeError>;
 
+    /// No inode has this number or a greater one. Not every smaller one is an inode's.
+    fn inode_bound(&self) -> u64;
+
     /// The inode that `name` names in the directory `dir`; `None` if it names none.
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError>;
 

@@ -463,6 +463,14 @@ impl Source {
         }
     }
 
+    /// The entry of the cache that all of it comes from, if there was one when it was opened.
+    pub fn entry(&self) -> Option<&Entry> {
+        match self.mounts.as_slice() {
+            [Mount { keep: Keep::Entry(entry), .. }] => Some(entry),
+            _ => None,
+        }
+    }
+
     /// Waits until everything that is being read is in the cache.
     pub fn wait(&mut self) -> Result<(), SourceError> {
         for mount in &mut self.mounts {

@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGPIPE, SIGTERM};
 use crate::buildkit::BuildError;
 use crate::cache::CacheError;
 use crate::docker::DockerError;
+use crate::erofs::{ErofsError, KernelError};
 use crate::fuse::SessionError;
 use crate::gateway::GatewayError;
 use crate::index::ReadError;
@@ -171,6 +172,22 @@ impl From<SessionError> for CommandError {
             _ => Kind::Mount,
         };
         CommandError::of(kind, &error).maybe_hint(error.hint())
+    }
+}
+
+impl From<ErofsError> for CommandError {
+    fn from(error: ErofsError) -> CommandError {
+        let kind = match error {
+            ErofsError::NotFinal | ErofsError::Borrowed | ErofsError::Io(_) => Kind::Failed,
+            ErofsError::TooLarge(_) | ErofsError::View(_) => Kind::Input,
+        };
+        CommandError::of(kind, &error)
+    }
+}
+
+impl From<KernelError> for CommandError {
+    fn from(error: KernelError) -> CommandError {
+        CommandError::of(Kind::Mount, &error).maybe_hint(error.hint())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::options::MountOptions;
 use crate::cli::output::error::{CommandError, Kind};
 use crate::fuse::{Description, LayerLabel, Layers, View, ViewMount, ViewOptions};
-use crate::index::Timestamp;
+use crate::index::{Ino, Timestamp};
 use crate::source::{MountState, Source};
 
 /// The source that is shown. Only the supervisor changes it.
@@ -24,7 +24,7 @@ pub fn view_mounts(source: &Source) -> Vec<ViewMount> {
 }
 
 /// What `.imagefs.json` says of a source.
-fn describe(source: &Source) -> Vec<u8> {
+pub fn describe(source: &Source) -> Vec<u8> {
     let mut told = source.describe();
     // Others may be let in who cannot ask the daemon, and a container's environment is where its secrets are.
     if source.is_renewable()
@@ -54,6 +54,24 @@ pub fn view(shown: &Shown, options: &MountOptions) -> Result<View, CommandError>
     let replaceable = source.is_renewable();
     let changes = replaceable || source.mounts.iter().any(|mount| mount.state() != MountState::Ready);
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let description = if changes { description(shown) } else { describe(source).into() };
+    let now = Timestamp {
+        secs: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
+        nanos: since_epoch.subsec_nanos(),
+    };
+    lay_out(source, options, ViewOptions { description, replaceable, mtime: now, ..ViewOptions::default() })
+}
+
+/// The same of a source of which all is there, as it is now. The view's own files have the time of the root directory, so that the
+/// same source gives the same view.
+pub fn fixed_view(source: &Source, options: &MountOptions) -> Result<View, CommandError> {
+    let mtime = source.mounts.first().and_then(|root| root.filesystem.tree().stat(Ino::ROOT).ok());
+    let mtime = mtime.map_or_else(Timestamp::default, |root| root.mtime);
+    let description = describe(source).into();
+    lay_out(source, options, ViewOptions { description, mtime, ..ViewOptions::default() })
+}
+
+fn lay_out(source: &Source, options: &MountOptions, own: ViewOptions) -> Result<View, CommandError> {
     let layers = layers(source, options)?;
     let view_options = ViewOptions {
         flat: options.flat,
@@ -61,12 +79,7 @@ pub fn view(shown: &Shown, options: &MountOptions) -> Result<View, CommandError>
         xattrs: options.xattr,
         uid: options.uid,
         gid: options.gid,
-        description: if changes { description(shown) } else { describe(source).into() },
-        replaceable,
-        mtime: Timestamp {
-            secs: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
-            nanos: since_epoch.subsec_nanos(),
-        },
+        ..own
     };
     View::new(view_mounts(source), view_options)
         .and_then(|view| view.with_layers(layers))

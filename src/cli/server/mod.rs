@@ -4,6 +4,7 @@
 
 pub mod background;
 pub mod control;
+pub mod kernel;
 pub mod layout;
 pub mod local;
 pub mod mountpoint;

@@ -21,6 +21,8 @@ enum Takes {
     Nothing(fn(&mut MountOptions)),
     /// A value, spelled so in the help. The function answers `None` where the value is none of these.
     Value(&'static str, fn(&mut MountOptions, &str) -> Option<()>),
+    /// The same, or no value, which is told as an empty one.
+    Maybe(&'static str, fn(&mut MountOptions, &str) -> Option<()>),
 }
 
 const fn flag(name: &'static str, set: fn(&mut MountOptions)) -> Known {
@@ -39,7 +41,7 @@ const fn value(
     Known { name, root_only: false, takes: Takes::Value(spelled, set) }
 }
 
-const KNOWN: [Known; 17] = [
+const KNOWN: [Known; 18] = [
     flag("ro", |_| {}),
     flag("flat", |o| o.flat = true),
     flag("exact", |o| o.exact = true),
@@ -65,6 +67,19 @@ const KNOWN: [Known; 17] = [
     flag("allow_other", |o| o.allow_other = true),
     value("uid", "N", |o, v| id(v).map(|id| o.uid = Some(id))),
     value("gid", "N", |o, v| id(v).map(|id| o.gid = Some(id))),
+    Known {
+        name: "kernel",
+        root_only: false,
+        takes: Takes::Maybe("auto|copy", |o, v| {
+            o.kernel = match v {
+                "" => KernelMode::Only,
+                "auto" => KernelMode::Auto,
+                "copy" => KernelMode::Copy,
+                _ => return None,
+            };
+            Some(())
+        }),
+    },
     root_flag("suid", |o| o.suid = true),
     root_flag("dev", |o| o.dev = true),
     flag("noexec", |o| o.noexec = true),
@@ -116,9 +131,23 @@ const GENERIC: [&str; 28] = [
 /// The names of the options; an equals sign behind those that take a value.
 pub fn names() -> impl Iterator<Item = String> {
     KNOWN.iter().map(|known| match known.takes {
-        Takes::Nothing(_) => known.name.to_owned(),
+        Takes::Nothing(_) | Takes::Maybe(..) => known.name.to_owned(),
         Takes::Value(..) => format!("{}=", known.name),
     })
+}
+
+/// Whether the kernel is to serve a mount by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelMode {
+    /// No: there is a FUSE session.
+    #[default]
+    Off,
+    /// If it can.
+    Auto,
+    /// Yes, or there is no mount.
+    Only,
+    /// The same, with a copy of all contents in an image of its own.
+    Copy,
 }
 
 /// All of `-o`, read and checked.
@@ -142,6 +171,8 @@ pub struct MountOptions {
     pub uid: Option<u32>,
     /// Shown as the group of everything.
     pub gid: Option<u32>,
+    /// Whether the kernel serves it by itself.
+    pub kernel: KernelMode,
     /// Setuid and setgid bits take effect.
     pub suid: bool,
     /// Device files can be opened.
@@ -231,6 +262,7 @@ impl fmt::Display for Known {
         match self.takes {
             Takes::Nothing(_) => f.write_str(self.name),
             Takes::Value(spelled, _) => write!(f, "{}={spelled}", self.name),
+            Takes::Maybe(spelled, _) => write!(f, "{}[={spelled}]", self.name),
         }
     }
 }
@@ -247,6 +279,13 @@ impl MountOptions {
         }
         if options.flat && options.layers {
             return Err(OptionError::Contradiction("flat", "layers"));
+        }
+        let only = matches!(options.kernel, KernelMode::Only | KernelMode::Copy);
+        if only && !root {
+            return Err(OptionError::RootOnly("kernel"));
+        }
+        if only && options.fsname.is_some() {
+            return Err(OptionError::Contradiction("kernel", "fsname"));
         }
         Ok(options)
     }
@@ -299,6 +338,11 @@ impl MountOptions {
             (Takes::Nothing(set), None) => set(self),
             (Takes::Nothing(_), Some(value)) => {
                 return Err(OptionError::NoValue { name, value: value.to_owned() });
+            }
+            (Takes::Maybe(..), Some("")) => return Err(OptionError::MissingValue(name)),
+            (Takes::Maybe(_, set), value) => {
+                let value = value.unwrap_or_default();
+                set(self, value).ok_or_else(|| OptionError::BadValue { name, value: value.to_owned() })?
             }
             (Takes::Value(..), None | Some("")) => return Err(OptionError::MissingValue(name)),
             (Takes::Value(_, set), Some(value)) => {
@@ -386,8 +430,8 @@ mod tests {
         assert_eq!(
             explain("umask=022"),
             "unknown mount option 'umask'; the mount options are ro, flat, exact, layers, provenance, \
-             symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, suid, dev, noexec, remount, \
-             fsname=NAME, timeout=SECONDS"
+             symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, kernel[=auto|copy], suid, dev, noexec, \
+             remount, fsname=NAME, timeout=SECONDS"
         );
     }
 
@@ -442,6 +486,10 @@ mod tests {
         assert_eq!(parse("rw"), Err(OptionError::ReadWrite));
         assert_eq!(parse("suid"), Err(OptionError::RootOnly("suid")));
         assert_eq!(parse("dev"), Err(OptionError::RootOnly("dev")));
+        assert_eq!(parse("kernel"), Err(OptionError::RootOnly("kernel")));
+        assert_eq!(parse("kernel=auto").unwrap().kernel, KernelMode::Auto);
+        assert_eq!(explain("kernel=on"), "mount option 'kernel' cannot be 'on'; write 'kernel[=auto|copy]'");
+        assert_eq!(MountOptions::parse(&["kernel"], true).unwrap().kernel, KernelMode::Only);
         let options = MountOptions::parse(&["suid,dev"], true).unwrap();
         assert!(options.suid && options.dev);
     }

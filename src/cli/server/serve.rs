@@ -169,7 +169,7 @@ fn announce(printer: &Printer, mountpoint: &Path, coming: bool, foreground: bool
 }
 
 /// Adds this server to the register, in place of a dead one that had the same mountpoint.
-fn register(errand: &Errand<'_>) -> Result<Registration, CommandError> {
+pub fn register(errand: &Errand<'_>) -> Result<Registration, CommandError> {
     let Errand { source, mountpoint, register, log_file, .. } = errand;
     let owner = Owner::this_process()
         .map_err(|e| CommandError::new(Kind::Failed, "cannot tell when this process started").caused_by(e))?;
@@ -190,6 +190,7 @@ fn register(errand: &Errand<'_>) -> Result<Registration, CommandError> {
         bytes: 0,
         entries: 0,
         failure: None,
+        kernel: None,
         archive: PathBuf::new(),
         open: Vec::new(),
     })?;

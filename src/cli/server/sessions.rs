@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::output::error::{CommandError, Kind};
 use crate::cli::output::text;
+use crate::mountinfo;
 use crate::owner::Owner;
 
 /// No record is larger, in bytes.
@@ -46,6 +47,27 @@ pub enum Stage {
     Broken,
 }
 
+/// How the table of mounts tells a kernel mount of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelMount {
+    /// The image that is mounted.
+    #[serde(with = "text")]
+    pub image: PathBuf,
+    /// `st_dev` of what is mounted, as `major:minor`.
+    pub device: String,
+}
+
+impl KernelMount {
+    /// Whether it is what stands at a place.
+    pub fn stands_at(&self, mountpoint: &Path) -> bool {
+        let table = mountinfo::read_table().unwrap_or_default();
+        let found = mountinfo::topmost(&table, mountpoint);
+        found.is_some_and(|mount| {
+            mount.filesystem_type == "erofs" && mount.source == self.image && mount.device == self.device
+        })
+    }
+}
+
 /// What a server tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -76,6 +98,9 @@ pub struct Record {
     /// Entries found so far, and in the end all of them.
     #[serde(default)]
     pub entries: u64,
+    /// That it is the kernel which serves it, if so: the server named here has only made the mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelMount>,
     /// Why some of it will never come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -227,6 +252,11 @@ impl Registration {
         self.write()
     }
 
+    /// Leaves the record where it is: what it tells of needs no process.
+    pub fn keep(self) {
+        *self.gone.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
     /// Removes the record, but not the mountpoint: it is another's.
     pub fn abandon(mut self) {
         self.record.made_directories = 0;
@@ -251,7 +281,9 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.register.forget(&self.record);
+        if !*self.gone.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.register.forget(&self.record);
+        }
     }
 }
 
@@ -274,6 +306,7 @@ mod tests {
             bytes: 0,
             entries: 0,
             failure: None,
+            kernel: None,
             archive: PathBuf::new(),
             open: Vec::new(),
         }

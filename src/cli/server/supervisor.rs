@@ -177,7 +177,7 @@ pub fn record(registration: &mut Registration, change: impl FnOnce(&mut Record))
 }
 
 /// Writes down how far a source is.
-fn tell(record: &mut Record, source: &Source, progress: &Progress) {
+pub fn tell(record: &mut Record, source: &Source, progress: &Progress) {
     record.id.clone_from(&source.identity);
     record.archive = source.archive_in_place().unwrap_or(Path::new("")).to_owned();
     let failures = source.failures();

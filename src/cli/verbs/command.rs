@@ -13,6 +13,7 @@ use super::context::Context;
 use super::cp::CpArgs;
 use super::diff::DiffArgs;
 use super::du::DuArgs;
+use super::erofs::ErofsArgs;
 use super::find::FindArgs;
 use super::grep::GrepArgs;
 use super::history::HistoryArgs;
@@ -43,6 +44,7 @@ pub enum Command {
     Grep(GrepArgs),
     Du(DuArgs),
     Cp(CpArgs),
+    Erofs(ErofsArgs),
     Inspect(InspectArgs),
     Diff(DiffArgs),
     History(HistoryArgs),
@@ -70,6 +72,7 @@ impl Command {
             Command::Grep(args) => args.run(context),
             Command::Du(args) => args.run(context),
             Command::Cp(args) => args.run(context),
+            Command::Erofs(args) => args.run(context),
             Command::Inspect(args) => args.run(context),
             Command::Diff(args) => args.run(context),
             Command::History(args) => args.run(context),

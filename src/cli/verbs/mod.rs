@@ -15,6 +15,7 @@ mod copy;
 mod cp;
 mod diff;
 mod du;
+mod erofs;
 mod find;
 mod grep;
 mod history;

@@ -8,14 +8,18 @@ use clap::Args;
 use super::candidates;
 use super::context::Context;
 use super::context::SourceArgs;
-use crate::cli::output::error::CommandError;
+use super::watch::beside;
+use crate::cli::output::error::{CommandError, Kind};
+use crate::cli::process::signals::Signals;
 use crate::cli::server::background::{self, Detached};
+use crate::cli::server::kernel::mount_by_kernel;
 use crate::cli::server::layout::view;
 use crate::cli::server::local::{LOCAL, LocalEngine};
 use crate::cli::server::mountpoint::{Mountpoint, locate};
-use crate::cli::server::options::MountOptions;
+use crate::cli::server::options::{KernelMode, MountOptions};
 use crate::cli::server::serve::{Errand, MountContent, Prepared, serve};
 use crate::fuse::{self, SessionConfig};
+use crate::progress::Progress;
 use crate::source;
 
 const EXAMPLES: &str = "\
@@ -36,6 +40,12 @@ Mount options, given by -o as for mount(8):
   xattr=auto|on|off  extended attributes; auto (default): if there are any
   allow_other        let other users in; file permissions then apply to all
   uid=N, gid=N       show everything as owned by this user, this group
+  kernel             have the kernel serve it, without a server: faster; root
+                     only, Linux 6.12, complete sources only (it is waited
+                     for), and every user is let in, as by allow_other
+  kernel=auto        the same where it can be had at once, else as without
+  kernel=copy        the same with a copy of all contents: twice the disk, but
+                     st_blksize is 4096, not 512
   suid, dev          setuid bits and device files take effect; root only
   noexec             no program can be run
   remount            give what is mounted there other suid, dev, noexec; root only
@@ -121,6 +131,15 @@ impl MountArgs {
         if options.remount {
             return self.remount(&options);
         }
+        if options.kernel != KernelMode::Off && !context.global.server {
+            match self.mount_by_kernel(context, &options) {
+                Ok(()) => return Ok(ExitCode::SUCCESS),
+                Err(error) if options.kernel != KernelMode::Auto || !may_fall_back(&error) => {
+                    return Err(error);
+                }
+                Err(error) => tracing::info!("a FUSE session serves it: {}", error.message()),
+            }
+        }
         if !self.foreground && !context.global.server {
             return background::launch();
         }
@@ -165,4 +184,55 @@ impl MountArgs {
             Ok(Some(Prepared { config, content, exit_status: 0 }))
         })
     }
+
+    /// Has the kernel mount it.
+    fn mount_by_kernel(&self, context: &Context, options: &MountOptions) -> Result<(), CommandError> {
+        let unable = |why: &str| CommandError::new(Kind::Mount, why);
+        if self.foreground {
+            return Err(unable("a kernel mount has nothing that could stay in the foreground"));
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err(unable("only root may have the kernel mount it"));
+        }
+        if self.source == LOCAL {
+            return Err(unable("a kernel mount shows one source, and one that does not change"));
+        }
+        if options.fsname.is_some() {
+            return Err(unable("a kernel mount shows its image as the source"));
+        }
+        let progress = Arc::new(Progress::new());
+        let signals = Signals::watch(&progress)?;
+        let cache = context.cache()?;
+        let mountpoint = Mountpoint::check(&self.mountpoint, self.mkdir, cache.dir())?;
+        let errand = Errand {
+            source: &self.source,
+            mountpoint: &mountpoint,
+            register: context.register()?,
+            log_file: context.global.log_file.as_deref(),
+            printer: &context.printer,
+            detached: None,
+        };
+        let mut noted = options.kernel == KernelMode::Auto;
+        let open = || {
+            let source_context =
+                source::Context { exact: options.exact, ..self.source_args.context(&cache, &progress) };
+            // What is only tried should not begin to read an image for nothing.
+            let source = match options.kernel {
+                KernelMode::Auto => source::open_when_asked(&self.source, &source_context)?,
+                _ => source::open(&self.source, &source_context)?,
+            };
+            if !std::mem::replace(&mut noted, true) {
+                source.notes.iter().for_each(|note| context.printer.note(note));
+            }
+            Ok(source)
+        };
+        signals.judge(beside(&context.printer, &self.source, &progress, || {
+            mount_by_kernel(&errand, options, &cache, &progress, open)
+        }))
+    }
+}
+
+/// Whether a FUSE session may do where the kernel did not: not if something else is wrong.
+fn may_fall_back(error: &CommandError) -> bool {
+    matches!(error.kind(), Kind::Mount | Kind::Input | Kind::Failed)
 }

@@ -95,6 +95,15 @@ pub fn state(stage: Stage, server_alive: bool, mount_status: &MountStatus) -> Op
 pub fn survey(register: &Register) -> Result<Vec<(Record, State)>, CommandError> {
     let mut found = Vec::new();
     for mut record in register.records()? {
+        if let Some(kernel) = &record.kernel {
+            match kernel.stands_at(&record.mountpoint) {
+                true => found.push((record, State::Ready)),
+                // It is about to be attached.
+                false if record.owner.is_alive() => found.push((record, State::Filling)),
+                false => register.forget(&record),
+            }
+            continue;
+        }
         let mount_status = mount_status(&record.mountpoint).unwrap_or(MountStatus::Nothing);
         match state(record.stage, record.owner.is_alive(), &mount_status) {
             Some(State::Ready) if is_outdated(&record) => {
@@ -124,7 +133,8 @@ struct Row<'a> {
     id: &'a str,
     #[serde(with = "text")]
     mountpoint: &'a PathBuf,
-    pid: i32,
+    /// None where the kernel serves it.
+    pid: Option<i32>,
     since: &'a str,
     state: State,
     bytes: u64,
@@ -152,12 +162,17 @@ impl MountsArgs {
     }
 }
 
+/// The process that serves a mount, if one does.
+fn pid(record: &Record) -> Option<i32> {
+    record.kernel.is_none().then(|| record.owner.pid())
+}
+
 fn row(record: &Record, state: State) -> Row<'_> {
     Row {
         source: &record.source,
         id: &record.id,
         mountpoint: &record.mountpoint,
-        pid: record.owner.pid(),
+        pid: pid(record),
         since: &record.since,
         state,
         bytes: record.bytes,
@@ -185,7 +200,7 @@ fn cells(record: &Record, state: State) -> [String; 6] {
             true => format!("{} open", record.open.len()),
             false => short_id(&record.id),
         },
-        record.owner.pid().to_string(),
+        pid(record).map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         record.since.clone(),
         state,
     ]

@@ -11,6 +11,7 @@ use super::mounts::survey;
 use crate::cli::output::error::{CommandError, Kind};
 use crate::cli::server::mountpoint::locate;
 use crate::cli::server::sessions::{Record, Register};
+use crate::erofs;
 use crate::fuse::{MountStatus, SessionError, mount_status, unmount};
 
 /// How long a server may take to end after its mount is gone.
@@ -78,6 +79,11 @@ impl UmountArgs {
     ) -> Result<(), CommandError> {
         let failed =
             |e| CommandError::new(Kind::Mount, format!("cannot unmount {mountpoint:?}")).caused_by(e);
+        if let Some(record) = records.iter().find(|record| record.kernel.is_some()) {
+            erofs::unmount(mountpoint, self.lazy)?;
+            register.forget(record);
+            return Ok(());
+        }
         let gone = match mount_status(mountpoint) {
             // There is not even a directory for it.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

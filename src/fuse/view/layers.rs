@@ -61,6 +61,11 @@ impl View {
         Ok(self)
     }
 
+    /// Whether files and directories list attributes that tell their layer.
+    pub fn lists_labels(&self) -> bool {
+        self.lists_labels
+    }
+
     /// The label of the layer that an inode comes from, and what kind of thing it is.
     fn label(&self, mounted: &Mounted, ino: Ino) -> Result<Option<(&LayerLabel, FileType)>, ViewError> {
         let is_other = mounted.layer().is_none() && mounted.index > 0;

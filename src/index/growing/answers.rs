@@ -40,6 +40,10 @@ impl Tree for GrowingTree {
         })
     }
 
+    fn inode_bound(&self) -> u64 {
+        self.inodes.len() as u64 + 1
+    }
+
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>, TreeError> {
         match self.inode(dir)?.body {
             Body::Directory { complete, .. } => match self.dentry(dir, name) {
