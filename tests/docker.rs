@@ -180,7 +180,8 @@ fn a_missing_image_is_reported_with_the_nearest_name(engine: Engine) {
     image(engine);
     let daemon = daemon(engine);
     let error = daemon.image(&"imagefs-test/dokcer-tier".parse().unwrap(), None).unwrap_err();
-    assert_eq!(error.to_string(), "image not found in local Docker storage: imagefs-test/dokcer-tier");
+    let message = format!("image not found in local {engine} storage: imagefs-test/dokcer-tier");
+    assert_eq!(error.to_string(), message);
     let hint = error.hint().unwrap();
     assert!(hint.contains(NAME) && hint.contains("pull imagefs-test/dokcer-tier"), "{hint}");
     let short = format!("sha256:{}", "f".repeat(40));
@@ -506,7 +507,7 @@ fn what_a_container_changed_is_listed(engine: Engine) {
 
 fn an_image_is_saved_as_an_archive(engine: Engine) {
     let image = image(engine);
-    let found = entries(daemon(engine).save(&image.id).unwrap());
+    let found = entries(daemon(engine).save(&image).unwrap());
     assert!(found.contains_key(&b"manifest.json"[..]), "{:?}", found.keys());
 }
 

@@ -27,6 +27,9 @@ use crate::progress::{OnCancel, Progress};
 /// The longest JSON answer that is read, in bytes.
 const JSON_LIMIT: usize = 64 << 20;
 
+/// Where Podman has calls of its own, in a version that all since 4.0 serve.
+pub(super) const LIBPOD: &str = "/v4.0.0/libpod";
+
 /// bollard's own limit on the time to the headers of an answer, in seconds: out of the way, for ours are finer.
 pub(super) const NO_LIMIT: u64 = 365 * 86_400;
 
@@ -37,7 +40,7 @@ pub struct Patience {
     pub connect: Duration,
     /// For any other short answer, or for the first byte of a file.
     pub answer: Duration,
-    /// For the first byte of an export. Podman writes all of it to a file before it sends any.
+    /// For the first byte of an export. Podman before 5 writes all of it to a file before it sends any.
     pub first_byte: Duration,
     /// Between two pieces of a stream.
     pub idle: Duration,

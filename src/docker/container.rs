@@ -2,18 +2,18 @@
 //!
 //! Must not import anything of the crate outside `docker` but its words.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::client::encode;
-use super::image::{parse_id, parse_time};
+use super::client::{LIBPOD, encode};
+use super::image::{Described, ImageHandle, parse_id, parse_time};
 use super::reference::ContainerName;
-use super::{ByteStream, Daemon, DockerError};
-use crate::image::{Digest, ImageConfig};
+use super::{ByteStream, Daemon, DockerError, Engine};
+use crate::image::{Digest, ImageConfig, Platform};
 
 /// The id of a container: 64 lowercase hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -65,6 +65,8 @@ pub struct Container {
     pub state: ContainerState,
     /// The image that it was made of. The daemon may have lost it since.
     pub image: Digest,
+    /// Which of several that the image has for one platform each, where the daemon says so.
+    pub(super) image_platform: Option<Platform>,
     /// When it was made.
     pub created: Option<Timestamp>,
     /// How it is run: what its image says, by what was asked for when it was made.
@@ -95,7 +97,7 @@ pub enum ContainerState {
 pub struct MountPoint {
     /// What it is.
     pub kind: MountKind,
-    /// The volume's name.
+    /// The name of the volume, or with Docker of the image.
     pub name: Option<String>,
     /// Where it is on the daemon's machine: for people, never a path to open.
     pub source: String,
@@ -103,8 +105,17 @@ pub struct MountPoint {
     pub destination: String,
     /// Whether the container may not write to it.
     pub read_only: bool,
-    /// Whether it is a directory of the volume, and not all of it.
-    pub is_part: bool,
+    /// What of the volume or the image it is, if it is not all of it: a path without a slash at either end.
+    pub subpath: Option<String>,
+    /// Whether what the container writes there goes elsewhere: Podman's `:O`.
+    pub overlaid: bool,
+}
+
+impl MountPoint {
+    /// The name of the image that is mounted: Docker has another thing for the source.
+    pub fn image(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.source)
+    }
 }
 
 /// What kind of filesystem is mounted.
@@ -116,6 +127,8 @@ pub enum MountKind {
     Bind,
     /// Memory.
     Tmpfs,
+    /// The root filesystem of an image.
+    Image,
     /// Another one, in the daemon's own word.
     Other(String),
 }
@@ -139,6 +152,7 @@ impl fmt::Display for MountKind {
             MountKind::Volume => "volume",
             MountKind::Bind => "bind",
             MountKind::Tmpfs => "tmpfs",
+            MountKind::Image => "image",
             MountKind::Other(word) => word,
         })
     }
@@ -172,6 +186,7 @@ struct Inspected {
     name: String,
     created: Option<String>,
     image: String,
+    image_manifest_descriptor: Option<Described>,
     state: InspectedState,
     /// Read later: what a daemon says of it in words of its own keeps no container from being shown.
     config: Option<serde_json::Value>,
@@ -185,7 +200,7 @@ struct InspectedState {
     status: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct InspectedMount {
     #[serde(rename = "Type")]
@@ -195,6 +210,17 @@ struct InspectedMount {
     destination: String,
     #[serde(rename = "RW")]
     writable: Option<bool>,
+    /// Podman alone, in its own API.
+    options: Option<Vec<String>>,
+    /// Podman alone, in its own API.
+    sub_path: Option<String>,
+}
+
+/// The answer to Podman's own `GET /libpod/containers/{id}/json`, which says more of mounts.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedByPodman {
+    mounts: Option<Vec<InspectedMount>>,
 }
 
 #[derive(Deserialize)]
@@ -209,24 +235,24 @@ struct InspectedHostConfig {
 #[serde(rename_all = "PascalCase")]
 struct AskedMount {
     target: Option<String>,
-    volume_options: Option<AskedVolume>,
+    volume_options: Option<AskedPart>,
+    image_options: Option<AskedPart>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct AskedVolume {
+struct AskedPart {
     subpath: Option<String>,
 }
 
 impl InspectedHostConfig {
-    /// Where a directory of a volume was asked for.
-    fn parts(&self) -> HashSet<String> {
-        let is_part = |mount: &&AskedMount| {
-            let subpath = mount.volume_options.as_ref().and_then(|volume| volume.subpath.as_ref());
-            subpath.is_some_and(|subpath| !subpath.is_empty())
-        };
-        let parts = self.mounts.iter().flatten().filter(is_part);
-        parts.filter_map(|mount| Some(mount.target.as_ref()?.trim_end_matches('/').to_owned())).collect()
+    /// What was asked for of a volume or an image, by destination.
+    fn subpaths(&self) -> HashMap<&str, &str> {
+        let asked = self.mounts.iter().flatten().filter_map(|mount| {
+            let part = mount.volume_options.as_ref().or(mount.image_options.as_ref())?;
+            Some((mount.target.as_ref()?.trim_end_matches('/'), part.subpath.as_deref()?))
+        });
+        asked.collect()
     }
 }
 
@@ -258,12 +284,22 @@ impl Daemon {
     fn inspect(&self, name: &str) -> Result<Container, DockerError> {
         let doing = format!("inspect the container {name}");
         let target = format!("/containers/{}/json", encode(name.as_bytes()));
-        match self.client.get_json::<Inspected>(&target, &doing, self.client.patience.answer) {
-            Err(DockerError::Refused { status: 404, .. }) => {
-                Err(DockerError::ContainerNotFound { name: name.to_owned() })
-            }
-            answer => answer?.into_container().map_err(|reason| DockerError::BadAnswer { doing, reason }),
+        let patience = self.client.patience.answer;
+        let mut inspected: Inspected = match self.client.get_json(&target, &doing, patience) {
+            Err(DockerError::Refused { status: 404, .. }) => return Err(self.no_container(name)),
+            answer => answer?,
+        };
+        if self.engine == Engine::Podman && inspected.mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())
+        {
+            let target = format!("{LIBPOD}/containers/{}/json", inspected.id);
+            let more: InspectedByPodman = self.client.get_json(&target, &doing, patience)?;
+            inspected.mounts = more.mounts;
         }
+        inspected.into_container().map_err(|reason| DockerError::BadAnswer { doing, reason })
+    }
+
+    pub(super) fn no_container(&self, name: &str) -> DockerError {
+        DockerError::ContainerNotFound { name: name.to_owned(), engine: self.engine }
     }
 
     /// A tar of a container's whole root filesystem, without its mounts: as it is while the daemon walks it.
@@ -298,45 +334,52 @@ impl Daemon {
         changes.collect::<Result<_, String>>().map_err(|reason| DockerError::BadAnswer { doing, reason })
     }
 
-    /// An image with its layers as they are stored, as a docker-archive. The first read sends the request.
-    ///
-    /// The daemon writes a copy of all of it before it sends the first byte.
+    /// A tar of what a volume of Podman's holds, beneath its root and without it, with owners and extended attributes as they
+    /// are. `None` where the daemon has no such call: Docker, and Podman before 5.6.
     ///
     /// # Errors
-    /// The process has no descriptors left.
-    pub fn save(&self, image: &Digest) -> Result<ByteStream, DockerError> {
-        let doing = format!("save the image {image}");
-        self.client.get(&format!("/images/{image}/get"), &doing, self.client.patience.first_byte)
+    /// The daemon has no such volume, or does not answer.
+    pub fn export_volume(&self, name: &str) -> Result<Option<ByteStream>, DockerError> {
+        if self.engine == Engine::Docker {
+            return Ok(None);
+        }
+        let doing = format!("export the volume {name}");
+        let target = format!("{LIBPOD}/volumes/{}/export", encode(name.as_bytes()));
+        let mut stream = self.client.get(&target, &doing, self.client.patience.first_byte)?;
+        match stream.fill() {
+            Ok(()) => Ok(Some(stream)),
+            // What serves the API, and not Podman, says so of a path that it does not know.
+            Err(DockerError::Refused { status: 404, message, .. }) if message.trim() == "Not Found" => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
 impl Inspected {
     fn into_container(self) -> Result<Container, String> {
-        // Podman lists a tmpfs in neither, one or both of the two, by version.
-        let mut mounts = BTreeMap::new();
-        let parts = self.host_config.as_ref().map(InspectedHostConfig::parts).unwrap_or_default();
-        for destination in self.host_config.and_then(|host| host.tmpfs).unwrap_or_default().into_keys() {
-            let kind = MountKind::Tmpfs;
-            let source = String::new();
-            let mount = MountPoint {
-                kind,
-                name: None,
-                source,
-                destination: destination.clone(),
-                read_only: false,
-                is_part: false,
-            };
-            mounts.insert(destination, mount);
-        }
+        let host = self.host_config.as_ref();
+        let subpaths = host.map(InspectedHostConfig::subpaths).unwrap_or_default();
+        let mut mounts: BTreeMap<String, MountPoint> = BTreeMap::new();
         for mount in self.mounts.unwrap_or_default() {
-            let is_part = parts.contains(mount.destination.trim_end_matches('/'));
-            mounts.insert(mount.destination.clone(), mount.into_mount_point(is_part));
+            let asked = subpaths.get(mount.destination.trim_end_matches('/')).copied();
+            let mount = mount.into_mount_point(asked);
+            // Podman lists an image twice while the container runs: as itself, and as a directory of its own storage.
+            mounts.entry(mount.destination.clone()).or_insert(mount);
+        }
+        // Podman lists a tmpfs in neither, one or both of the two, by version.
+        for destination in host.and_then(|host| host.tmpfs.as_ref()).into_iter().flat_map(BTreeMap::keys) {
+            let memory = InspectedMount { destination: destination.clone(), ..InspectedMount::default() };
+            let memory = MountPoint { kind: MountKind::Tmpfs, ..memory.into_mount_point(None) };
+            mounts.entry(destination.clone()).or_insert(memory);
         }
         Ok(Container {
             id: self.id,
             name: self.name.trim_start_matches('/').to_owned(),
             state: ContainerState::from(self.state.status),
             image: parse_id(&self.image)?,
+            image_platform: self.image_manifest_descriptor.and_then(Described::into_platform),
             created: self.created.as_deref().and_then(parse_time),
             config: self.config.and_then(|config| serde_json::from_value(config).ok()).unwrap_or_default(),
             mounts: mounts.into_values().collect(),
@@ -344,21 +387,36 @@ impl Inspected {
     }
 }
 
+impl Container {
+    /// What the image that it was made of is found by.
+    pub(super) fn image_handle(&self) -> ImageHandle {
+        ImageHandle { id: self.image, platform: self.image_platform.clone() }
+    }
+}
+
 impl InspectedMount {
-    fn into_mount_point(self, is_part: bool) -> MountPoint {
+    /// `asked` is what was asked for of it when the container was made.
+    fn into_mount_point(self, asked: Option<&str>) -> MountPoint {
         let kind = match self.kind.as_deref().unwrap_or_default() {
             "volume" => MountKind::Volume,
             "bind" => MountKind::Bind,
             "tmpfs" => MountKind::Tmpfs,
+            "image" => MountKind::Image,
             other => MountKind::Other(other.to_owned()),
         };
+        let subpath = self.sub_path.as_deref().or(asked).map(|subpath| subpath.trim_matches('/'));
         MountPoint {
             kind,
             name: self.name.filter(|name| !name.is_empty()),
             source: self.source.unwrap_or_default(),
             destination: self.destination,
             read_only: self.writable == Some(false),
-            is_part,
+            subpath: subpath.filter(|subpath| !subpath.is_empty()).map(str::to_owned),
+            overlaid: self
+                .options
+                .iter()
+                .flatten()
+                .any(|option| option == "O" || option.starts_with("lowerdir=")),
         }
     }
 }
@@ -409,16 +467,35 @@ mod tests {
             "Mounts": [
                 { "Type": "volume", "Name": "v", "Destination": "/part", "RW": true },
                 { "Type": "volume", "Name": "v", "Destination": "/all", "RW": true },
+                { "Type": "image", "Source": "a", "Destination": "/img", "RW": false },
             ],
             "HostConfig": { "Mounts": [
                 { "Type": "volume", "Source": "v", "Target": "/part/", "VolumeOptions": { "Subpath": "a/b" } },
                 { "Type": "volume", "Source": "v", "Target": "/all", "VolumeOptions": { "Subpath": "" } },
+                { "Type": "image", "Source": "a", "Target": "/img", "ImageOptions": { "Subpath": "etc" } },
                 { "Type": "tmpfs", "Target": "/other" },
             ] },
         });
         let container = serde_json::from_value::<Inspected>(json).unwrap().into_container().unwrap();
-        let parts: Vec<_> = container.mounts.iter().map(|m| (&*m.destination, m.is_part)).collect();
-        assert_eq!(parts, [("/all", false), ("/part", true)]);
+        let parts: Vec<_> =
+            container.mounts.iter().map(|m| (&*m.destination, m.subpath.as_deref())).collect();
+        assert_eq!(parts, [("/all", None), ("/img", Some("etc")), ("/part", Some("a/b"))]);
+    }
+
+    #[test]
+    fn podman_lists_an_image_twice_and_what_is_written_elsewhere() {
+        let json = serde_json::json!({
+            "Id": "ab".repeat(32), "Name": "/web", "Image": "cd".repeat(32), "State": { "Status": "running" },
+            "Mounts": [
+                { "Type": "image", "Source": "localhost/a", "Destination": "/img", "SubPath": "/etc" },
+                { "Type": "volume", "Name": "v", "Destination": "/o", "Options": ["O", "nosuid"] },
+                { "Type": "bind", "Source": "/storage/merge", "Destination": "/img", "RW": true },
+            ],
+        });
+        let container = serde_json::from_value::<Inspected>(json).unwrap().into_container().unwrap();
+        let [image, overlaid] = &container.mounts[..] else { panic!("{:?}", container.mounts) };
+        assert_eq!((&image.kind, image.subpath.as_deref()), (&MountKind::Image, Some("etc")));
+        assert!(overlaid.overlaid && !image.overlaid);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub enum DockerError {
         source: Option<Cause>,
     },
     /// The daemon has no such image, and is not asked to pull it.
-    #[error("image not found in local Docker storage: {name}")]
+    #[error("image not found in local {engine} storage: {name}")]
     ImageNotFound {
         /// What was asked for.
         name: String,
@@ -63,6 +63,8 @@ pub enum DockerError {
         nearest: Option<String>,
         /// The command that would pull the image, where `name` can be pulled.
         pull: Option<String>,
+        /// Who was asked.
+        engine: Engine,
     },
     /// The local image is for another platform than the one asked for.
     #[error("the local image {name} is for {found}, not for {wanted}")]
@@ -73,12 +75,24 @@ pub enum DockerError {
         wanted: Box<Platform>,
         /// The platform of the local image.
         found: Box<Platform>,
+        /// Who was asked.
+        engine: Engine,
+    },
+    /// The daemon has the image unpacked, and not its layers as they were pulled.
+    #[error("the daemon does not store the layers of {name} for {platform}: it has only what they unpack to")]
+    LayersNotStored {
+        /// The image.
+        name: String,
+        /// What it runs on.
+        platform: Box<Platform>,
     },
     /// The daemon has no such container (any more).
     #[error("no such container: {name}")]
     ContainerNotFound {
         /// What was asked for.
         name: String,
+        /// Who was asked.
+        engine: Engine,
     },
     /// The daemon has no such volume (any more).
     #[error("no such volume: {name}")]
@@ -195,7 +209,7 @@ impl DockerError {
         match self {
             DockerError::Endpoint(error) => error.hint(),
             DockerError::Unreachable { endpoint, why, .. } => Some(unreachable_hint(endpoint, *why)),
-            DockerError::ImageNotFound { name, nearest, pull } => match (nearest, pull) {
+            DockerError::ImageNotFound { name, nearest, pull, engine } => match (nearest, pull) {
                 (Some(nearest), Some(pull)) => {
                     let nearest = printable(nearest);
                     Some(format!(
@@ -206,17 +220,22 @@ impl DockerError {
                 (None, Some(pull)) => Some(format!(
                     "nothing is pulled; get it first: {pull}; or read it in its registry: docker://{name}"
                 )),
-                (None, None) => Some("docker images shows the local ones".into()),
+                (None, None) => Some(format!("{} images shows the local ones", engine.command())),
             },
-            DockerError::WrongPlatform { name, wanted, .. } => {
-                Some(format!("get the other one first: docker pull --platform {wanted} {name}"))
+            DockerError::WrongPlatform { name, wanted, engine, .. } => {
+                let command = engine.command();
+                Some(format!("get the other one first: {command} pull --platform {wanted} {name}"))
             }
-            DockerError::ContainerNotFound { .. } => Some("docker ps --all shows those that exist".into()),
+            DockerError::LayersNotStored { name, platform } => Some(format!(
+                "without -o exact the image is mounted as the daemon has it; for its layers: docker rmi {name} && docker \
+                 pull --platform {platform} {name}"
+            )),
+            DockerError::ContainerNotFound { engine, .. } => {
+                Some(format!("{} ps --all shows those that exist", engine.command()))
+            }
             DockerError::VolumeNotFound { .. } => Some("docker volume ls shows those that exist".into()),
             DockerError::NoImages => Some("pull or load any image".into()),
-            DockerError::TimedOut { .. } | DockerError::Stalled { .. } => {
-                Some("see whether docker info answers, and what the daemon's log says".into())
-            }
+            DockerError::TimedOut { .. } | DockerError::Stalled { .. } => Some(SILENT.into()),
             DockerError::Cut { .. } => Some("the daemon's log may say why".into()),
             _ => None,
         }
@@ -280,9 +299,22 @@ fn classify(error: &BollardError) -> Unreachable {
     Unreachable::Other
 }
 
+/// What to do about a daemon that says nothing.
+const SILENT: &str =
+    "see whether the daemon answers others (docker info, podman info), and what its log says";
+
+/// Whether the address is one that Podman's service has by default.
+fn is_podman(endpoint: &Endpoint) -> bool {
+    matches!(&endpoint.address, Address::Unix(path) if path.ends_with("/podman.sock"))
+}
+
 fn unreachable_hint(endpoint: &Endpoint, why: Unreachable) -> String {
     let local = matches!(endpoint.address, Address::Unix(_));
     let mut hint = match why {
+        Unreachable::Absent | Unreachable::Refused if is_podman(endpoint) => {
+            "is the service running? systemctl start podman.socket (with --user for your own), or name another one with \
+             --host or DOCKER_HOST"
+        }
         Unreachable::Absent | Unreachable::Refused if local => {
             "is the daemon running? systemctl start docker, or name another one with --host or DOCKER_HOST"
         }
@@ -298,7 +330,7 @@ fn unreachable_hint(endpoint: &Endpoint, why: Unreachable) -> String {
             "if the daemon wants TLS, set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH"
         }
         Unreachable::Certificates => "DOCKER_CERT_PATH must hold ca.pem, cert.pem and key.pem",
-        Unreachable::Silent => "see whether docker info answers, and what the daemon's log says",
+        Unreachable::Silent => SILENT,
         _ => "name the daemon's socket or port with --host or DOCKER_HOST",
     }
     .to_owned();
@@ -358,12 +390,13 @@ mod tests {
         let error = DockerError::ImageNotFound {
             name: "ptyhon".into(),
             nearest: Some("python:3.12".into()),
-            pull: Some("docker pull ptyhon".into()),
+            pull: Some("podman pull ptyhon".into()),
+            engine: Engine::Podman,
         };
-        assert_eq!(error.to_string(), "image not found in local Docker storage: ptyhon");
+        assert_eq!(error.to_string(), "image not found in local Podman storage: ptyhon");
         assert_eq!(
             error.hint().unwrap(),
-            "there is python:3.12; or get ptyhon first: docker pull ptyhon; or read it in its registry: docker://ptyhon"
+            "there is python:3.12; or get ptyhon first: podman pull ptyhon; or read it in its registry: docker://ptyhon"
         );
     }
 }

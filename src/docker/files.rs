@@ -21,6 +21,14 @@ pub struct PathStat {
     pub resolved: Option<String>,
 }
 
+impl PathStat {
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        const S_IFDIR: u32 = 0o040000;
+        self.mode & S_IFMT == S_IFDIR
+    }
+}
+
 impl Daemon {
     /// What stands at `path` in the container; `None` if nothing does. A symlink at its end is not followed.
     ///
@@ -112,7 +120,7 @@ impl Daemon {
             Ok(()) => Ok(Some(stream)),
             Err(DockerError::Refused { status: 404, message, .. }) => {
                 match message.to_ascii_lowercase().contains("no such container") {
-                    true => Err(DockerError::ContainerNotFound { name: container.to_string() }),
+                    true => Err(self.no_container(container.as_str())),
                     false => Ok(None),
                 }
             }

@@ -56,6 +56,16 @@ impl fmt::Display for Engine {
     }
 }
 
+impl Engine {
+    /// Its command.
+    pub fn command(self) -> &'static str {
+        match self {
+            Engine::Docker => "docker",
+            Engine::Podman => "podman",
+        }
+    }
+}
+
 /// The longest answer to a ping that is read, in bytes; it should be two letters.
 const PONG_LIMIT: usize = 4096;
 

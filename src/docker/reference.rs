@@ -41,7 +41,12 @@ impl ImageName {
 
     /// Whether this may be an id, whole or shortened, rather than a name.
     pub fn may_be_id(&self) -> bool {
-        is_id(self.0.strip_prefix("sha256:").unwrap_or(&self.0))
+        self.as_id().is_some()
+    }
+
+    /// The digits of what may be an id, whole or shortened, however it was written.
+    pub(super) fn as_id(&self) -> Option<&str> {
+        Some(self.0.strip_prefix("sha256:").unwrap_or(&self.0)).filter(|hex| is_id(hex))
     }
 }
 

@@ -5,14 +5,18 @@
 use std::collections::HashMap;
 use std::fs;
 
-use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions};
+use bollard::models::{
+    ContainerCreateBody, HostConfig, Mount, MountImageOptions, MountType, MountVolumeOptions,
+};
 use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions};
 use serde::Deserialize;
 
 use super::client::encode;
-use super::{ByteStream, Container, ContainerId, Daemon, DockerError, Image, PathStat};
+use super::image::ImageHandle;
+use super::{
+    ByteStream, Container, ContainerId, Daemon, DockerError, Engine, Image, MountKind, MountPoint, PathStat,
+};
 use crate::cleanup::CleanupGuard;
-use crate::image::Digest;
 use crate::owner::Owner;
 
 /// What every name of ours begins with.
@@ -52,37 +56,74 @@ impl Daemon {
         // A volume would take a copy of all that the image has there, and hide it (Podman) behind an empty one.
         // A tmpfs in its place is mounted when a container starts, and so never.
         let shadows = image.config.volumes.iter().filter_map(|target| shadow(target));
-        self.create(&image.id, HostConfig { mounts: Some(shadows.collect()), ..HostConfig::default() })
+        self.create(&image.handle, HostConfig { mounts: Some(shadows.collect()), ..HostConfig::default() })
     }
 
-    /// Makes a container that has one volume of another one, read-only, and nothing else of what that has mounted. Two
-    /// requests.
+    /// Makes a container that has one mount of another one, read-only, and nothing else of what that has mounted; tells where.
+    /// `None` where the daemon cannot be told what it is. Up to two requests.
     ///
-    /// The volume is named, so the daemon does nothing about the sources of binds, which it would make anew where they are
-    /// gone, nor does it put another mount on top.
+    /// It is not where the other has it: Docker 28 shows nothing of a container that has a mount by way of an absolute link.
+    /// It is told to the daemon as it stands in the mount table, so that nothing is made in place of a source that is gone, and
+    /// no other mount is put on top. `VolumesFrom` would do neither, and is refused by Docker if any mount is a tmpfs that was
+    /// asked for by `--mount`.
     ///
     /// # Errors
     /// [`DockerError::ContainerNotFound`] if the other is gone, since its volume may be gone too, and would be made
-    /// anew; [`DockerError::ImageNotFound`] if its image was removed; or the daemon refuses.
-    pub fn throwaway_with_volume(
+    /// anew; [`DockerError::ImageNotFound`] if its image was removed; or the daemon refuses: a bind whose source is gone.
+    pub fn throwaway_with_mount(
         &self,
         container: &Container,
-        name: &str,
-        destination: &str,
-    ) -> Result<Throwaway, DockerError> {
-        self.container_by_id(&container.id)?;
-        let volume = Mount {
-            target: Some(destination.to_owned()),
-            source: Some(name.to_owned()),
-            typ: Some(MountType::VOLUME),
-            read_only: Some(true),
-            volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
-            ..Mount::default()
-        };
+        mount: &MountPoint,
+    ) -> Result<Option<(Throwaway, String)>, DockerError> {
+        // Under its last name: a single file stands in its archive by that.
+        let last = mount.destination.rsplit('/').find(|name| !matches!(*name, "" | "." | ".."));
+        let target = format!("/.imagefs/{}", last.unwrap_or("mount"));
+        let Some(asked) = self.as_asked_for(mount, &target) else { return Ok(None) };
+        if mount.kind == MountKind::Volume {
+            self.container_by_id(&container.id)?;
+        }
         // Where the image declares volumes, the other has mounts.
-        let others = container.mounts.iter().filter(|other| other.destination != destination);
-        let mounts = others.filter_map(|other| shadow(&other.destination)).chain([volume]);
-        self.create(&container.image, HostConfig { mounts: Some(mounts.collect()), ..HostConfig::default() })
+        let mounts = container.mounts.iter().filter_map(|other| shadow(&other.destination)).chain([asked]);
+        let host = HostConfig { mounts: Some(mounts.collect()), ..HostConfig::default() };
+        let made = self.create(&container.image_handle(), host)?;
+        Ok(Some((made, target)))
+    }
+
+    /// Makes a container of the image of another one, without anything of what that has mounted. One request.
+    ///
+    /// # Errors
+    /// [`DockerError::ImageNotFound`] if its image was removed; or the daemon refuses.
+    pub fn throwaway_without_mounts(&self, container: &Container) -> Result<Throwaway, DockerError> {
+        let shadows = container.mounts.iter().filter_map(|mount| shadow(&mount.destination));
+        let host = HostConfig { mounts: Some(shadows.collect()), ..HostConfig::default() };
+        self.create(&container.image_handle(), host)
+    }
+
+    /// A mount as it is asked for when a container is made, if that brings the same and makes nothing.
+    fn as_asked_for(&self, mount: &MountPoint, target: &str) -> Option<Mount> {
+        let subpath = || mount.subpath.clone();
+        let (typ, source) = match (&mount.kind, self.engine) {
+            (MountKind::Volume, _) => (MountType::VOLUME, mount.name.clone()?),
+            (MountKind::Bind, Engine::Docker) => (MountType::BIND, mount.source.clone()),
+            (MountKind::Image, Engine::Docker) => (MountType::IMAGE, mount.image().to_owned()),
+            // Podman makes the source of a bind that is asked for so where it is gone.
+            _ => return None,
+        };
+        let image_options = MountImageOptions { subpath: subpath() };
+        let volume_options = MountVolumeOptions {
+            no_copy: Some(true),
+            subpath: subpath().filter(|_| self.engine == Engine::Docker),
+            ..MountVolumeOptions::default()
+        };
+        Some(Mount {
+            target: Some(target.to_owned()),
+            source: Some(source),
+            typ: Some(typ),
+            read_only: Some(true),
+            image_options: (typ == MountType::IMAGE).then_some(image_options),
+            volume_options: (typ == MountType::VOLUME).then_some(volume_options),
+            ..Mount::default()
+        })
     }
 
     /// Makes a container that has a volume, read-only, of whichever image is there, and nothing else. Three requests. Returns
@@ -96,7 +137,8 @@ impl Daemon {
         // A volume that is gone would be made anew.
         self.volume(name)?;
         let binds = Some(vec![format!("{name}:{DESTINATION}:ro,nocopy")]);
-        let made = self.create(&image.id, HostConfig { binds, ..HostConfig::default() })?;
+        let image = ImageHandle { id: image.id, platform: None };
+        let made = self.create(&image, HostConfig { binds, ..HostConfig::default() })?;
         Ok((made, DESTINATION))
     }
 
@@ -107,7 +149,7 @@ impl Daemon {
     /// [`DockerError::ImageNotFound`] if the other's image was removed; or the daemon refuses.
     pub fn throwaway_with_volumes_of(&self, container: &Container) -> Result<Throwaway, DockerError> {
         let volumes_from = Some(vec![format!("{}:ro", container.id)]);
-        self.create(&container.image, HostConfig { volumes_from, ..HostConfig::default() })
+        self.create(&container.image_handle(), HostConfig { volumes_from, ..HostConfig::default() })
     }
 
     /// Removes the throwaway containers of processes that are gone without having removed them; returns how many.
@@ -135,7 +177,7 @@ impl Daemon {
             .count())
     }
 
-    fn create(&self, image: &Digest, host: HostConfig) -> Result<Throwaway, DockerError> {
+    fn create(&self, image: &ImageHandle, host: HostConfig) -> Result<Throwaway, DockerError> {
         let made = CleanupGuard::make(|let_go| {
             let id = self.create_container(image, host)?;
             let (daemon, of_it) = (self.clone(), id.clone());
@@ -149,12 +191,12 @@ impl Daemon {
         made.map(|(id, held)| Throwaway { daemon: self.clone(), id, held })
     }
 
-    fn create_container(&self, image: &Digest, host: HostConfig) -> Result<ContainerId, DockerError> {
-        let doing = format!("make a container of the image {image}");
+    fn create_container(&self, image: &ImageHandle, host: HostConfig) -> Result<ContainerId, DockerError> {
+        let doing = format!("make a container of the image {}", image.id);
         let name = unique_name()?;
         let owner = Owner::this_process().map_or_else(|_| "unknown".into(), |owner| owner.to_label());
         let body = ContainerCreateBody {
-            image: Some(image.to_string()),
+            image: Some(image.id.to_string()),
             // Never run, but wanted: an image may have no command, and then no container is made without.
             cmd: Some(vec!["/".into()]),
             labels: Some(HashMap::from([(LABEL.into(), owner)])),
@@ -162,15 +204,18 @@ impl Daemon {
             host_config: Some(HostConfig { network_mode: Some("none".into()), ..host }),
             ..ContainerCreateBody::default()
         };
-        let options =
-            CreateContainerOptions { name: Some(name.clone()), ..CreateContainerOptions::default() };
+        let platform = image.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+        let options = CreateContainerOptions { name: Some(name.clone()), platform };
         let answer = self.client.call(&doing, self.client.docker().create_container(Some(options), body));
         let created = answer
             .and_then(|answer| answer.id.parse().map_err(|reason| DockerError::BadAnswer { doing, reason }));
         match created {
             Ok(id) => Ok(id),
-            Err(DockerError::Refused { status: 404, .. }) => {
-                Err(DockerError::ImageNotFound { name: image.to_string(), nearest: None, pull: None })
+            // A mount that cannot be had is answered in the same way.
+            Err(DockerError::Refused { status: 404, message, .. })
+                if message.to_ascii_lowercase().contains("no such image") =>
+            {
+                Err(self.image_not_found(image.id.to_string()))
             }
             Err(error @ (DockerError::Refused { .. } | DockerError::Unreachable { .. })) => Err(error),
             Err(error) => {

@@ -207,7 +207,7 @@ mod tests {
         fn new(builder: Builder) -> Session {
             let mount = ViewMount {
                 name: "rootfs".into(),
-                destination: None,
+                destinations: Vec::new(),
                 may_be_file: false,
                 filesystem: builder.finish(),
             };

@@ -47,8 +47,10 @@ pub enum SymlinkError {
 pub(super) struct Destination {
     /// The mount's index.
     mount: usize,
-    /// The path in the container, without empty names, `.` and `..`; empty for the root filesystem.
+    /// The path in the container, without empty names, `.`, `..` and symlinks; empty for the root filesystem.
     path: Vec<Vec<u8>>,
+    /// Other paths that lead there, by way of symlinks of the root filesystem.
+    spelled: Vec<Vec<Vec<u8>>>,
     /// The name in the session's top directory.
     directory: Vec<u8>,
     /// Whether it may be a single file, of which the directory is shown that holds it.
@@ -58,7 +60,22 @@ pub(super) struct Destination {
 impl Destination {
     /// The mount with index `mount`, at `path` in the container and under the name `directory` in the session.
     pub(super) fn new(mount: usize, path: &[u8], directory: &[u8], may_be_file: bool) -> Destination {
-        Destination { mount, path: clean(path), directory: directory.to_vec(), may_be_file }
+        let (path, spelled) = (clean(path), Vec::new());
+        Destination { mount, path, spelled, directory: directory.to_vec(), may_be_file }
+    }
+
+    /// The same, that another path leads to as well.
+    pub(super) fn or_spelled(mut self, path: &[u8]) -> Destination {
+        let path = clean(path);
+        if path != self.path {
+            self.spelled.push(path);
+        }
+        self
+    }
+
+    /// All paths that lead there.
+    fn paths(&self) -> impl Iterator<Item = &[Vec<u8>]> {
+        std::iter::once(&self.path).chain(&self.spelled).map(Vec::as_slice)
     }
 }
 
@@ -84,7 +101,10 @@ impl Surroundings<'_> {
     /// The mounts beneath this one, each with the names that lead there from its root.
     fn beneath(&self) -> impl Iterator<Item = (&Destination, &[Vec<u8>])> {
         let others = self.destinations.iter().filter(|destination| destination.mount != self.own);
-        others.filter_map(|destination| Some((destination, destination.path.strip_prefix(self.own_path())?)))
+        others.flat_map(|destination| {
+            let own = self.own_path();
+            destination.paths().filter_map(move |path| Some((destination, path.strip_prefix(own)?)))
+        })
     }
 
     /// Whether a path of names alone leads to another mount from any directory at all.
@@ -112,8 +132,11 @@ impl Surroundings<'_> {
 
     /// The mount that a path of the container belongs to, and what follows in the path.
     fn owner<'p>(&self, path: &'p [u8]) -> Option<(&Destination, &'p [u8])> {
-        let holders = self.destinations.iter().filter_map(|d| Some((d, strip(path, &d.path)?)));
-        holders.max_by_key(|(destination, _)| destination.path.len())
+        let holders = self.destinations.iter().flat_map(|destination| {
+            let paths = destination.paths();
+            paths.filter_map(move |names| Some((names.len(), (destination, strip(path, names)?))))
+        });
+        holders.max_by_key(|(depth, _)| *depth).map(|(_, found)| found)
     }
 
     /// What leads to a path of another mount from a directory that is so deep in this one.

@@ -51,8 +51,8 @@ const TARGET_XATTR: &[u8] = b"system.imagefs.target";
 pub struct ViewMount {
     /// The directory's name in the top directory; not shown by a flat session.
     pub name: OsString,
-    /// Where the container has it; `None` for the root filesystem, which is mount 0.
-    pub destination: Option<PathBuf>,
+    /// Where the container has it, and how else that is spelled, by way of links; none for the root filesystem, which is mount 0.
+    pub destinations: Vec<PathBuf>,
     /// Whether it may be a single file, which is shown in a directory of its own.
     pub may_be_file: bool,
     /// What is in it.

@@ -44,7 +44,7 @@ mod walk;
 use std::ffi::OsStr;
 use std::ops::{Bound, RangeBounds};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,8 +87,8 @@ impl Gateway {
 
     /// Reads a source that is open already. Every call fails once `progress` is cancelled.
     pub fn new(source: Source, progress: Arc<Progress>) -> Gateway {
-        let row = |mount: &Mount| Row::new(&mount.name, mount.destination.as_bytes(), mount.may_be_file());
-        Gateway { table: Table(source.mounts.iter().map(row).collect()), source, progress }
+        let rows = source.mounts.iter().map(|mount| Row::new(&mount.name, mount.may_be_file()));
+        Gateway { table: Table::new(rows.collect(), Arc::clone(source.destinations())), source, progress }
     }
 
     /// What was opened.
@@ -111,6 +111,22 @@ impl Gateway {
             name: name.to_owned(),
             available: self.mounts().iter().map(|mount| mount.name.clone()).collect(),
         })
+    }
+
+    /// The mount that a container has at `path`, and the path of the same there. Links on the way are not followed: who asks
+    /// the mount is told by [`GatewayError::LeadsOut`] where one leads to another.
+    pub fn locate(&self, path: impl AsRef<Path>) -> (i64, PathBuf) {
+        let names = crate::source::clean(path.as_ref().as_os_str().as_bytes());
+        let names: Vec<Vec<u8>> = names.into_iter().map(<[u8]>::to_vec).collect();
+        let (mount, depth) = match self.mounts().len() {
+            1 => (0, 0),
+            _ => self.table.owner(&names).unwrap_or((0, 0)),
+        };
+        // A single file stands in a directory of its own, under its last name.
+        let alone = depth == names.len() && self.source.destinations().is_file(mount);
+        let within = if alone { self.source.destinations().get(mount).last() } else { None };
+        let within: Vec<&[u8]> = within.into_iter().chain(&names[depth..]).map(Vec::as_slice).collect();
+        (i64::try_from(mount).unwrap_or(0), to_path(&walk::absolute(&within)))
     }
 
     /// The attributes of what stands at `path`, symlinks followed.

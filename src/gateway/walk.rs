@@ -5,11 +5,13 @@
 //! container, not of the host, and a link that comes to another mount's destination leads out, whether the root
 //! filesystem has anything there or not. No other mount is ever looked into.
 
+use std::sync::Arc;
+
 use super::GatewayError;
 use super::error::to_path;
 use super::wait::Question;
 use crate::index::{FileType, Ino};
-use crate::source::clean;
+use crate::source::{Destinations, clean};
 
 /// Symbolic links that are followed for one path, as in path_resolution(7).
 const MAX_SYMLINKS: usize = 40;
@@ -25,46 +27,52 @@ pub(super) enum Last {
     Keep,
 }
 
-/// Where the container has its mounts, by mount index.
-#[derive(Clone, Debug)]
-pub(super) struct Table(pub Vec<Row>);
+/// Where the container has its mounts.
+pub(super) struct Table {
+    rows: Vec<Row>,
+    destinations: Arc<Destinations>,
+}
 
 /// A mount, as far as a way may lead there.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     name: String,
-    /// The names of its path in the container.
-    destination: Vec<Vec<u8>>,
     /// Whether it may be a single file, which stands in a directory of its own.
     may_be_file: bool,
 }
 
 impl Row {
-    pub fn new(name: &str, destination: &[u8], may_be_file: bool) -> Row {
-        let destination = clean(destination).into_iter().map(<[u8]>::to_vec).collect();
-        Row { name: name.to_owned(), destination, may_be_file }
+    pub fn new(name: &str, may_be_file: bool) -> Row {
+        Row { name: name.to_owned(), may_be_file }
     }
 }
 
 impl Table {
+    /// By mount index.
+    pub fn new(rows: Vec<Row>, destinations: Arc<Destinations>) -> Table {
+        Table { rows, destinations }
+    }
+
     fn destination(&self, mount: usize) -> &[Vec<u8>] {
-        self.0.get(mount).map_or(&[], |row| &row.destination)
+        self.destinations.get(mount)
     }
 
     /// The mount to which a path of the container belongs, and the number of names that lead to it.
-    fn owner(&self, names: &[Vec<u8>]) -> Option<(usize, usize)> {
-        let holders = self.0.iter().enumerate().filter(|(_, row)| names.starts_with(&row.destination));
-        holders.map(|(mount, row)| (mount, row.destination.len())).max_by_key(|&(_, depth)| depth)
+    pub fn owner(&self, names: &[Vec<u8>]) -> Option<(usize, usize)> {
+        let ways = |mount: usize| self.destinations.spelled(mount).map(move |way| (mount, way));
+        let holders = (1..self.rows.len()).flat_map(ways).filter(|(_, way)| names.starts_with(way));
+        let root = std::iter::once((0, 0));
+        root.chain(holders.map(|(mount, way)| (mount, way.len()))).max_by_key(|&(_, depth)| depth)
     }
 
     /// The error for a link to a path of the container that another mount has. `found` is what this mount has there, if
     /// it was looked for: only on a file a single file can be mounted.
     fn leads_out(&self, asked: &[u8], names: &[Vec<u8>], found: Option<FileType>) -> GatewayError {
         let (mount, depth) = self.owner(names).unwrap_or((0, 0));
-        let row = self.0.get(mount);
+        let row = self.rows.get(mount);
         let inside = names.get(depth..).unwrap_or_default();
         // It stands in the directory under its last name.
-        let file = row.filter(|_| inside.is_empty()).and_then(|row| row.destination.last());
+        let file = self.destination(mount).last().filter(|_| inside.is_empty());
         let file = file.map(|name| to_path(&absolute(&[name])));
         let inside = to_path(&absolute(inside));
         let (inside, or_file) = match (found, file) {
@@ -158,17 +166,18 @@ impl Walk<'_> {
                 }
                 FileType::Directory => {
                     self.stack.push((name, found));
-                    let path = self.container_path();
                     let leaves_again = self.ahead.last().is_some_and(|next| next == b"..");
-                    if of_link && !leaves_again && self.is_other_mount(&path) {
-                        return Err(self.leads_out(path, Some(file_type).filter(|_| self.ahead.is_empty())));
+                    if of_link && !leaves_again && self.is_other_mount(&self.container_path()) {
+                        let found = Some(file_type).filter(|_| self.ahead.is_empty());
+                        return Err(self.leads_out(self.container_path(), found));
                     }
                 }
                 _ if !self.ahead.is_empty() => return Err(GatewayError::NotADirectory(self.asked_for())),
+                _ if !of_link => return Ok(found),
                 _ => {
                     let mut path = self.container_path();
                     path.push(name);
-                    return match of_link && self.is_other_mount(&path) {
+                    return match self.is_other_mount(&path) {
                         true => Err(self.leads_out(path, Some(file_type))),
                         false => Ok(found),
                     };
@@ -180,12 +189,15 @@ impl Walk<'_> {
 
     /// The error for a name that is not there. On the way of a link, a mount may be there or beneath.
     fn nothing_at(&self, name: Vec<u8>, of_link: bool) -> GatewayError {
+        if !of_link {
+            return GatewayError::NotFound(self.asked_for());
+        }
         let stands = self.container_path();
         let mut path = stands.clone();
         path.push(name);
         let path = self.with_ahead(path);
         match self.table.owner(&path) {
-            Some((mount, depth)) if of_link && mount != self.own && depth > stands.len() => {
+            Some((mount, depth)) if mount != self.own && depth > stands.len() => {
                 self.table.leads_out(&self.question.path, &path, None)
             }
             _ => GatewayError::NotFound(self.asked_for()),

@@ -8,7 +8,7 @@ use super::build_on_demand::OnDemand;
 use super::container::{names, own_data};
 use super::fill::{self, Bytes, Job, Opened, Plan};
 use super::place::Place;
-use super::{Context, Details, Keep, Mount, ROOTFS, Source, SourceError};
+use super::{Context, Destinations, Details, Keep, Mount, ROOTFS, Source, SourceError};
 use crate::buildkit::{
     Build, BuildRequest, FailedStep, HangUp, Helper, MountSource, Outcome, Reporter, Role, Server, StepMount,
 };
@@ -115,6 +115,8 @@ impl Opening<'_> {
             let identity = format!("build {} {index} {moment}", std::process::id());
             opened.extend(self.mount(mount, name, identity, reach)?);
         }
+        // The root filesystem is where a step has it: its mounts begin behind it.
+        let destinations = opened.iter().skip(1).map(|mount: &Mount| mount.destination.clone()).collect();
         Ok(Source {
             spelled: self.spelled.to_owned(),
             kind: Kind::Build,
@@ -123,6 +125,7 @@ impl Opening<'_> {
             details: Details::default(),
             mounts: opened,
             notes: Vec::new(),
+            destinations: Arc::new(Destinations::new(destinations, None)),
             container: None,
             build: Some(BuildHold(Arc::clone(self.build))),
         })

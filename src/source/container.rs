@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::destinations::Destinations;
 use super::fill::{self, Bytes, Job, Opened, Plan};
 use super::image::{Current, exported_by};
 use super::place::Place;
@@ -36,6 +37,10 @@ pub(super) fn open(
     context.progress.enter(Phase::Resolving);
     let daemon = Daemon::connect_for(&context.endpoint()?, context.progress)?;
     let container = daemon.container(name)?;
+    if context.exact {
+        let (source_name, image) = (source.to_owned(), Some(container.image.to_string()));
+        return Err(SourceError::NoLayers { source_name, kind: Kind::Container, image });
+    }
     show(source, daemon, container, start, context)
 }
 
@@ -52,7 +57,7 @@ impl Origin {
         context.progress.enter(Phase::Resolving);
         let container = self.daemon.container_by_id(&self.id).map_err(|error| match error {
             DockerError::ContainerNotFound { .. } => {
-                DockerError::ContainerNotFound { name: self.name.clone() }
+                DockerError::ContainerNotFound { name: self.name.clone(), engine: self.daemon.engine() }
             }
             other => other,
         })?;
@@ -113,6 +118,9 @@ fn show(
     let mut source = Source::of(source, opened, context)?;
     source.identity.clone_from(&id);
     source.container = Some(origin);
+    let destinations = container.mounts.iter().map(|mount| mount.destination.clone()).collect();
+    let asked = Some((daemon.clone(), Arc::clone(&container)));
+    source.destinations = Arc::new(Destinations::new(destinations, asked));
     let names = names(container.mounts.iter().map(|mount| &*mount.destination));
     for ((index, mount), name) in container.mounts.iter().enumerate().zip(names) {
         let work = {
@@ -123,14 +131,10 @@ fn show(
         let Opened::Filling(filesystem, fill) = fill::open_dormant(plan, context, own_data, work)? else {
             continue;
         };
-        let single_paths = match (start, volume(&daemon, mount)) {
-            (super::Start::WhenAsked, Some(volume)) => {
-                let files =
-                    Files::Volume(Arc::clone(&container), volume.to_owned(), mount.destination.clone());
-                Some(SinglePaths::new(daemon.clone(), files, context.progress))
-            }
-            _ => None,
-        };
+        let single_paths = (start == super::Start::WhenAsked && is_asked_alone(&daemon, mount)).then(|| {
+            let files = Files::Mount(Arc::clone(&container), Box::new(mount.clone()));
+            SinglePaths::new(daemon.clone(), files, context.progress)
+        });
         source.mounts.push(Mount {
             name,
             destination: mount.destination.clone(),
@@ -167,21 +171,20 @@ fn export(job: Job, bytes: Bytes, daemon: &Daemon, container: &Container) -> Res
     read(job, bytes, || Ok(Some(daemon.export(&container.id)?)))
 }
 
-/// Fetches a volume, a bind or a tmpfs. One that is not there is empty.
+/// Fetches what is mounted. What is not there is empty.
 fn fetch(
-    job: Job,
+    mut job: Job,
     bytes: Bytes,
     daemon: &Daemon,
     container: &Container,
     mount: &MountPoint,
 ) -> Result<Entry, SourceError> {
+    let unavailable = |why: String| SourceError::Unavailable { mount: mount.destination.clone(), why };
     let mut pauses = fill::PAUSES.iter();
     let (through, first) = loop {
         match (reach(daemon, container, mount), pauses.next()) {
             (Ok(reached), _) => break reached,
-            (Err(Obstacle::NotThere(why)), _) => {
-                return Err(SourceError::Unavailable { mount: mount.destination.clone(), why });
-            }
+            (Err(Obstacle::NotThere(why)), _) => return Err(unavailable(why)),
             (Err(Obstacle::Failed(error)), Some(pause)) => {
                 tracing::warn!("{error}; trying again");
                 job.pause(*pause)?;
@@ -189,10 +192,15 @@ fn fetch(
             (Err(Obstacle::Failed(error)), None) => return Err(error),
         }
     };
+    job.put_in(through.place(mount));
     let mut first = Some(first);
-    read(job, bytes, || match first.take() {
+    let read = read(job, bytes, || match first.take() {
         Some(first) => Ok(Some(first)),
-        None => through.archive(&mount.destination),
+        None => through.stream(mount),
+    });
+    read.map_err(|error| match error {
+        SourceError::NoSuchPart => unavailable(error.to_string()),
+        error => error,
     })
 }
 
@@ -206,12 +214,9 @@ enum Obstacle {
 
 impl From<DockerError> for Obstacle {
     fn from(error: DockerError) -> Obstacle {
-        // So Podman (4.3) says that the source of a bind is gone, or that it does not show a single file that is bound.
-        const WORDS: [&str; 2] = ["no such file or directory", "not a directory"];
-        let nothing = match &error {
-            DockerError::Refused { message, .. } => WORDS.iter().any(|words| message.contains(words)),
-            _ => false,
-        };
+        // So Podman says that the source of a bind is gone, or that it does not show a single file that is bound.
+        const WORDS: [&str; 2] = ["no such file or directory", NO_DIRECTORY];
+        let nothing = WORDS.iter().any(|words| says(&error, words));
         let error = SourceError::from(error);
         match nothing || error.is_final() {
             true => Obstacle::NotThere(error.to_string()),
@@ -220,67 +225,142 @@ impl From<DockerError> for Obstacle {
     }
 }
 
-/// The name of the volume that a mount is all of, where the daemon mounts it by that alone.
-fn volume<'a>(daemon: &Daemon, mount: &'a MountPoint) -> Option<&'a str> {
-    let whole = mount.kind == MountKind::Volume && !mount.is_part && daemon.engine() == Engine::Docker;
-    mount.name.as_deref().filter(|_| whole)
+/// How Podman says that it does not show a single file through any but the container that runs.
+const NO_DIRECTORY: &str = "not a directory";
+
+fn says(error: &DockerError, words: &str) -> bool {
+    matches!(error, DockerError::Refused { message, .. } if message.contains(words))
 }
 
-/// The container that a mount is read through.
+/// Whether single files of a mount can be asked for, without all the others: the daemon mounts it by itself, and it is a directory.
+fn is_asked_alone(daemon: &Daemon, mount: &MountPoint) -> bool {
+    let whole = matches!(mount.kind, MountKind::Volume | MountKind::Image) && mount.subpath.is_none();
+    whole && daemon.engine() == Engine::Docker
+}
+
+/// What a mount is read through.
 enum Through<'a> {
-    /// One that has taken the volumes of the other, and is removed with this.
-    Throwaway(Throwaway),
+    /// A container that has the mount at this path, and perhaps others, and is removed with this.
+    Throwaway(Engine, Throwaway, String),
     /// The one that has it.
     Original(&'a Daemon, &'a Container),
+    /// The volume itself.
+    Volume(&'a Daemon, &'a str),
+    /// A container of the image that is mounted.
+    Image(Throwaway),
 }
 
 impl Through<'_> {
-    fn archive(&self, destination: &str) -> Result<Option<ByteStream>, DockerError> {
+    fn stream(&self, mount: &MountPoint) -> Result<Option<ByteStream>, DockerError> {
         match self {
-            Through::Throwaway(throwaway) => throwaway.archive(destination.as_bytes()),
-            Through::Original(daemon, container) => daemon.archive(&container.id, destination.as_bytes()),
+            Through::Throwaway(engine, throwaway, path) => match &mount.subpath {
+                // It has all of the volume there.
+                Some(subpath) if *engine == Engine::Podman => {
+                    throwaway.archive(format!("{path}/{subpath}").as_bytes())
+                }
+                _ => throwaway.archive(path.as_bytes()),
+            },
+            Through::Original(daemon, container) => {
+                daemon.archive(&container.id, mount.destination.as_bytes())
+            }
+            Through::Volume(daemon, name) => daemon.export_volume(name),
+            Through::Image(throwaway) => throwaway.export().map(Some),
+        }
+    }
+
+    fn place(&self, mount: &MountPoint) -> Place {
+        match self {
+            Through::Throwaway(..) | Through::Original(..) => Place::Beneath,
+            Through::Volume(..) | Through::Image(_) => {
+                Place::part(mount.subpath.as_deref().unwrap_or_default())
+            }
         }
     }
 }
 
-/// Asks for a mount in the way that is safe.
+/// Asks for a mount in the way that is safe, and true to what the container sees.
 fn reach<'a>(
     daemon: &'a Daemon,
     container: &'a Container,
-    mount: &MountPoint,
+    mount: &'a MountPoint,
 ) -> Result<(Through<'a>, ByteStream), Obstacle> {
-    let not_there = |why: &str| Obstacle::NotThere(why.to_owned());
-    let nothing = || not_there("the daemon has nothing there");
+    let nothing = || Obstacle::NotThere("the daemon has nothing there".to_owned());
+    if let Some(name) = mount.name.as_deref().filter(|_| is_the_volume_itself(container, mount))
+        && let Some(stream) = daemon.export_volume(name)?
+    {
+        return Ok((Through::Volume(daemon, name), stream));
+    }
+    let through = way(daemon, container, mount)?;
+    let first = match through.stream(mount) {
+        Err(error) if says(&error, NO_DIRECTORY) && daemon.engine() == Engine::Podman => {
+            if container.state != ContainerState::Running {
+                let why = "the daemon shows a single file that is bound only while the container runs";
+                return Err(Obstacle::NotThere(why.to_owned()));
+            }
+            let through = Through::Original(daemon, container);
+            let first = through.stream(mount)?.ok_or_else(nothing)?;
+            return Ok((through, first));
+        }
+        first => first?.ok_or_else(nothing)?,
+    };
+    Ok((through, first))
+}
+
+/// Whether a container sees a volume as it is. What Podman lays over one goes with the processes of the container.
+fn is_the_volume_itself(container: &Container, mount: &MountPoint) -> bool {
+    mount.kind == MountKind::Volume && !(mount.overlaid && container.state == ContainerState::Running)
+}
+
+/// What a mount is to be read through.
+fn way<'a>(
+    daemon: &'a Daemon,
+    container: &'a Container,
+    mount: &'a MountPoint,
+) -> Result<Through<'a>, Obstacle> {
+    let not_there = |why: &str| Err(Obstacle::NotThere(why.to_owned()));
     let running = container.state == ContainerState::Running;
     let original = Through::Original(daemon, container);
-    let through = match (&mount.kind, daemon.engine()) {
-        // What is in memory belongs to the running container alone.
-        (MountKind::Tmpfs, Engine::Podman) if running => original,
-        (MountKind::Tmpfs, engine) => return Err(not_there(why_no_memory(&container.state, engine))),
-        (kind, engine) => {
-            // For a throwaway container that has all mounts, dockerd would make the source of a bind anew where it is gone.
-            if *kind != MountKind::Volume && engine == Engine::Docker {
-                daemon.stat_path(&container.id, mount.destination.as_bytes())?.ok_or_else(nothing)?;
-            }
+    let made = match (&mount.kind, daemon.engine()) {
+        // What is in memory belongs to the running container alone, and so does what was written over a mount.
+        (MountKind::Tmpfs, Engine::Podman) if running => return Ok(original),
+        (MountKind::Tmpfs, engine) => return not_there(why_no_memory(&container.state, engine)),
+        (_, Engine::Podman) if mount.overlaid && running => return Ok(original),
+        (MountKind::Bind, Engine::Podman) if mount.overlaid => {
+            return not_there("the daemon shows what is laid over a bind only while the container runs");
+        }
+        // No other container of Podman's can be given it.
+        (MountKind::Image, Engine::Podman) => {
+            let image = daemon.image(&mount.image().parse().map_err(DockerError::from)?, None)?;
+            return Ok(Through::Image(daemon.throwaway(&image)?));
+        }
+        _ => {
             let _sweep = super::image::sweep(daemon);
-            let made = match volume(daemon, mount) {
-                Some(name) => daemon.throwaway_with_volume(container, name, &mount.destination),
-                None => daemon.throwaway_with_volumes_of(container),
-            };
-            match made {
-                Ok(throwaway) => Through::Throwaway(throwaway),
-                // Podman makes none where the source of any bind is gone. What does not run cannot move its links
-                // while the daemon follows them.
-                Err(error) if !running => {
-                    tracing::debug!("read through the container itself: {error}");
-                    original
-                }
-                Err(error) => return Err(error.into()),
-            }
+            daemon.throwaway_with_mount(container, mount)
         }
     };
-    let first = through.archive(&mount.destination)?.ok_or_else(nothing)?;
-    Ok((through, first))
+    let made = match made {
+        Ok(Some(made)) => Ok(made),
+        Ok(None) => {
+            // For a container that has all mounts, dockerd would make the source of a bind anew where it is gone.
+            if daemon.engine() == Engine::Docker
+                && daemon.stat_path(&container.id, mount.destination.as_bytes())?.is_none()
+            {
+                return not_there("the daemon has nothing there");
+            }
+            daemon.throwaway_with_volumes_of(container).map(|made| (made, mount.destination.clone()))
+        }
+        Err(error) => Err(error),
+    };
+    match made {
+        Ok((throwaway, path)) => Ok(Through::Throwaway(daemon.engine(), throwaway, path)),
+        // Podman makes none where the source of any bind is gone. What does not run cannot move its links while the daemon
+        // follows them.
+        Err(error) if !running && daemon.engine() == Engine::Podman => {
+            tracing::debug!("read through the container itself: {error}");
+            Ok(original)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Why a tmpfs is not shown.

@@ -109,6 +109,9 @@ pub enum SourceError {
         /// Why.
         why: String,
     },
+    /// A whole stream had nothing of the directory that was to be taken from it.
+    #[error("it has no such directory, or has a link on the way to it")]
+    NoSuchPart,
     /// There is nothing to read.
     #[error("there is no stream to read")]
     NoStream,

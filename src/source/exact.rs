@@ -49,12 +49,12 @@ fn save(source: &OsStr, daemon: &Daemon, image: &Image, context: &Context<'_>) -
     let progress = context.progress;
     progress.enter(Phase::Reading);
     let options = OpenOptions {
-        platform: context.platform.cloned(),
+        platform: Some(image.platform.clone()),
         limits: context.limits(),
         progress: Some(progress),
         ..OpenOptions::new(context.cache.dir())
     };
-    let stream = daemon.save(&image.id)?;
+    let stream = daemon.save(image)?;
     let current = Current::of(progress);
     current.add(&stream);
     let saved = oci::open_stream(stream, Path::new(source), &options);

@@ -4,7 +4,7 @@
 //! entry put into the growing tree, in one pass; out comes a finished cache entry, to which the filesystem goes
 //! over. If that fails, nothing stays in the cache, and the filesystem keeps what has come.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::BufRead;
@@ -103,7 +103,7 @@ pub(super) struct Job {
     details: Details,
     /// Where a stream's first entry belongs.
     first_place: Place,
-    place: Cell<Place>,
+    place: RefCell<Place>,
     lives: bool,
     /// Whether what was read so far is of more than one stream.
     pieced: Cell<bool>,
@@ -390,7 +390,7 @@ impl Job {
         ready: Option<SyncSender<()>>,
     ) -> Job {
         let Plan { source, details, place: first_place, lives, temporary, .. } = plan;
-        let (place, pieced) = (Cell::new(first_place), Cell::new(false));
+        let (place, pieced) = (RefCell::new(first_place.clone()), Cell::new(false));
         let progress = Arc::clone(progress);
         Job {
             source,
@@ -413,6 +413,12 @@ impl Job {
         if let Some(ready) = &self.ready {
             let _ = ready.try_send(());
         }
+    }
+
+    /// Where the stream's entries belong, if that was not known when the work was planned.
+    pub fn put_in(&mut self, place: Place) {
+        self.first_place = place;
+        self.place.replace(self.first_place.clone());
     }
 
     /// Reads a stream to its end. One that breaks off is asked for again after each of the `pauses`. It has to bring the same
@@ -510,13 +516,14 @@ impl Job {
             // Only a good header shows that what stands before it is not the words of a failing daemon.
             self.grower.confirm(confirmed);
             match entry {
+                None if self.place.borrow().is_missing() => {
+                    return Err(Stopped::For(SourceError::NoSuchPart));
+                }
                 None => return grown(self.grower.finish()),
                 Some(entry) => {
                     header(scanner).map_err(Stopped::For)?;
                     self.progress.add_entries(1);
-                    let mut place = self.place.get();
-                    let put = place.put(entry);
-                    self.place.set(place);
+                    let put = self.place.borrow_mut().put(entry);
                     if let Some(entry) = put {
                         grown(self.grower.insert(entry))?;
                     }
@@ -553,7 +560,7 @@ impl Job {
         tee.replace(self.watch(stream));
         scanner.resume_from();
         self.grower.resume_from(readable);
-        self.place.set(self.first_place);
+        self.place.replace(self.first_place.clone());
         self.pieced.set(true);
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod build;
 mod build_on_demand;
 mod container;
+mod destinations;
 mod error;
 mod exact;
 mod export_limit;
@@ -45,6 +46,7 @@ use self::layers::Packed;
 
 pub use self::build::{Built, build};
 pub use crate::cache::Kind;
+pub(crate) use destinations::Destinations;
 pub use error::SourceError;
 pub use export_limit::ExportLimit;
 pub use history::{LayerChange, LayerHistory, LayerUse};
@@ -112,6 +114,8 @@ pub struct Source {
     pub mounts: Vec<Mount>,
     /// What the user may want to be told about how the source was found.
     pub notes: Vec<String>,
+    /// Where a container has the mounts.
+    destinations: Arc<Destinations>,
     /// How it is found again, if it may become another thing.
     container: Option<container::Origin>,
     /// The build that it is of. Dropped after the mounts.
@@ -436,6 +440,7 @@ impl Source {
             notes: details.notes.clone(),
             details,
             mounts: vec![Mount::root(filesystem, keep)],
+            destinations: Arc::default(),
             container: None,
             build: None,
         })
@@ -469,6 +474,12 @@ impl Source {
             [Mount { keep: Keep::Entry(entry), .. }] => Some(entry),
             _ => None,
         }
+    }
+
+    /// Where a container has each of the mounts: what is not what [`Mount::destination`] says where that leads through a symlink
+    /// of the root filesystem.
+    pub(crate) fn destinations(&self) -> &Arc<Destinations> {
+        &self.destinations
     }
 
     /// Waits until everything that is being read is in the cache.

@@ -1,9 +1,11 @@
 //! Where the entries of a stream belong in the tree.
 
+use std::collections::HashMap;
+
 use crate::tarfile::{Entry, EntryKind};
 
 /// Where the entries of a stream belong in the tree.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Place {
     /// Where they say, but for these paths, which stay out: what a daemon adds to an image.
     Root(&'static [&'static [u8]]),
@@ -12,18 +14,80 @@ pub(super) enum Place {
     Beneath,
     /// As [`Place::Beneath`], once the directory has turned out to be named.
     BeneathName,
+    /// Beneath one directory of the stream: what is elsewhere stays out.
+    Part(Box<Part>),
+}
+
+/// A directory of a stream.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    path: Vec<u8>,
+    found: bool,
+    /// Regular files that are elsewhere, by path: one of them may have another name within.
+    elsewhere: HashMap<Vec<u8>, EntryKind>,
+}
+
+impl Part {
+    fn put(&mut self, mut entry: Entry) -> Option<Entry> {
+        match beneath(&entry.path, &self.path) {
+            Some(within) => {
+                self.found = true;
+                if let EntryKind::HardLink(target) = &mut entry.kind {
+                    match beneath(target, &self.path) {
+                        Some(target_within) => *target = target_within,
+                        // The first of its names that is within has the content, and the others lead there.
+                        None => {
+                            let content =
+                                self.elsewhere.insert(target.clone(), EntryKind::HardLink(within.clone()));
+                            entry.kind = content?;
+                        }
+                    }
+                }
+                entry.path = within;
+                Some(entry)
+            }
+            None => {
+                match &entry.kind {
+                    EntryKind::Regular { .. } => drop(self.elsewhere.insert(entry.path, entry.kind)),
+                    EntryKind::HardLink(target) => {
+                        if let Some(kind) = self.elsewhere.get(target).cloned() {
+                            self.elsewhere.insert(entry.path, kind);
+                        }
+                    }
+                    _ => {}
+                }
+                None
+            }
+        }
+    }
 }
 
 impl Place {
+    /// Beneath this directory of the stream, or its root.
+    pub fn part(path: &str) -> Place {
+        match path.trim_matches('/') {
+            "" => Place::Root(&[]),
+            path => {
+                Place::Part(Box::new(Part { path: path.into(), found: false, elsewhere: HashMap::new() }))
+            }
+        }
+    }
+
+    /// Whether a whole stream had nothing where it was to be looked for.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Place::Part(part) if !part.found)
+    }
+
     /// Puts the next entry into its place; `None` if it has none.
     pub fn put(&mut self, mut entry: Entry) -> Option<Entry> {
-        match *self {
+        match self {
             Place::Root(left_out) => return (!left_out.contains(&entry.path.as_slice())).then_some(entry),
             Place::Beneath if entry.kind == EntryKind::Directory && !entry.path.is_empty() => {
                 *self = Place::BeneathName;
                 entry.path.clear();
             }
             Place::Beneath => *self = Place::Root(&[]),
+            Place::Part(part) => return part.put(entry),
             Place::BeneathName => {
                 entry.path = without_first(&entry.path);
                 if let EntryKind::HardLink(target) = &mut entry.kind {
@@ -32,6 +96,15 @@ impl Place {
             }
         }
         Some(entry)
+    }
+}
+
+/// What follows a directory in a path beneath it, or nothing for the directory itself.
+fn beneath(path: &[u8], dir: &[u8]) -> Option<Vec<u8>> {
+    match path.strip_prefix(dir)? {
+        [] => Some(Vec::new()),
+        [b'/', within @ ..] => Some(within.to_vec()),
+        _ => None,
     }
 }
 
@@ -77,6 +150,32 @@ mod tests {
             [("", Directory), ("data", Directory), ("data/x", Fifo), ("y", HardLink(b"data/x".to_vec()))];
         assert_eq!(paths(Place::Beneath, &unnamed), ["", "data", "data/x", "y = data/x"]);
         assert_eq!(paths(Place::Beneath, &[("file", Fifo)]), ["file"]);
+    }
+
+    #[test]
+    fn a_part_of_a_stream_has_what_is_linked_to_from_elsewhere() {
+        use EntryKind::{Directory, Fifo, HardLink};
+        let file = || EntryKind::Regular { size: 1, content: crate::tarfile::Content::Contiguous { at: 7 } };
+        let entries = [
+            ("a", Directory),
+            ("a/first", file()),
+            ("a/second", HardLink(b"a/first".to_vec())),
+            ("a/b", Directory),
+            ("a/b/x", HardLink(b"a/second".to_vec())),
+            ("a/b/y", HardLink(b"a/second".to_vec())),
+            ("a/b/own", file()),
+            ("a/b/z", HardLink(b"a/b/own".to_vec())),
+            ("a/bc", Fifo),
+        ];
+        let mut place = Place::part("/a/b/");
+        assert!(place.is_missing());
+        let put: Vec<_> =
+            entries.into_iter().filter_map(|(path, kind)| place.put(entry(path, kind))).collect();
+        assert!(!place.is_missing() && Place::part("none").is_missing() && !Place::part("").is_missing());
+        let told: Vec<_> = put.iter().map(|e| (str::from_utf8(&e.path).unwrap(), &e.kind)).collect();
+        let (x, own) = (HardLink(b"x".to_vec()), HardLink(b"own".to_vec()));
+        let file = file();
+        assert_eq!(told, [("", &Directory), ("x", &file), ("y", &x), ("own", &file), ("z", &own)]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Single files of an image that is not in the cache, or of a volume: asked for one by one, and nothing else with them.
+//! Single files of an image that is not in the cache, or of a volume or an image that a container has mounted: asked for one by
+//! one, and nothing else with them.
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::docker::{Container, Daemon, DockerError, Engine, Image, Throwaway};
+use crate::docker::{Container, Daemon, DockerError, Engine, Image, MountPoint, Throwaway};
 use crate::index::FileType;
 use crate::progress::Progress;
 use crate::tarfile::{Entry, EntryKind};
@@ -56,16 +57,23 @@ impl SinglePaths {
 pub(crate) struct ContainerPaths {
     daemon: Daemon,
     files: Files,
-    container: Mutex<Option<Arc<Throwaway>>>,
+    container: Mutex<Option<Through>>,
     progress: Arc<Progress>,
+}
+
+/// The container that is made for the files, and the path at which it has them, without a slash at its end.
+#[derive(Clone)]
+struct Through {
+    container: Arc<Throwaway>,
+    root: Arc<str>,
 }
 
 /// What the files are of.
 pub(super) enum Files {
     /// An image, but for these paths, which the daemon has and the image has not.
     Image(Box<Image>, &'static [&'static [u8]]),
-    /// The volume of that name, which this container has there.
-    Volume(Arc<Container>, String, String),
+    /// What this container has mounted there: a directory, which the daemon mounts by itself.
+    Mount(Arc<Container>, Box<MountPoint>),
 }
 
 /// What stands at a path.
@@ -113,13 +121,13 @@ impl ContainerPaths {
     }
 
     fn find(&self, path: &[u8], follow: bool) -> Result<Found, SourceError> {
-        let container = match (self.container(), &self.files) {
-            (Ok(container), _) => container,
+        let through = match (self.through(), &self.files) {
+            (Ok(through), _) => through,
             // Where that fails, all of it is fetched, in one way or another.
-            (Err(_), Files::Volume(..)) => return Ok(Found::Unclear),
+            (Err(_), Files::Mount(..)) => return Ok(Found::Unclear),
             (Err(error), Files::Image(..)) => return Err(error),
         };
-        match self.walk(&container, path, follow) {
+        match self.walk(&through, path, follow) {
             // What the daemon fails at may be there all the same, as a link in a circle is.
             Err(SourceError::Docker(
                 DockerError::NameNotSupported { .. }
@@ -132,11 +140,8 @@ impl ContainerPaths {
 
     /// Goes from name to name as whoever has all the files would. How the daemon follows links is another matter: through
     /// what is not there, through files, and more of them.
-    fn walk(&self, container: &Arc<Throwaway>, path: &[u8], follow: bool) -> Result<Found, SourceError> {
-        let root = match &self.files {
-            Files::Image(..) => "",
-            Files::Volume(_, _, destination) => destination.trim_end_matches('/'),
-        };
+    fn walk(&self, through: &Through, path: &[u8], follow: bool) -> Result<Found, SourceError> {
+        let Through { container, root } = through;
         // From where the files are, and what is still to be walked, the next name last.
         let (mut place, mut ahead) = (Vec::new(), names(path));
         let mut followed = 0;
@@ -183,13 +188,13 @@ impl ContainerPaths {
     fn is_left_out(&self, place: &[u8]) -> bool {
         match &self.files {
             Files::Image(_, left_out) => left_out.iter().any(|path| place.strip_prefix(b"/") == Some(path)),
-            Files::Volume(..) => false,
+            Files::Mount(..) => false,
         }
     }
 
     /// The target of a symlink, where that can be known. One in a volume could lead out of it.
     fn target(&self, container: &Throwaway, place: &[u8]) -> Result<Option<Vec<u8>>, SourceError> {
-        if matches!(self.files, Files::Volume(..)) || !on_demand::gives_links(&self.daemon) {
+        if matches!(self.files, Files::Mount(..)) || !on_demand::gives_links(&self.daemon) {
             return Ok(None);
         }
         Ok(match self.fetch(container, place)?.0 {
@@ -220,20 +225,20 @@ impl ContainerPaths {
         Ok((on_demand::fetch(container, place, |stream| current.add(stream))?, current))
     }
 
-    fn container(&self) -> Result<Arc<Throwaway>, SourceError> {
-        let mut container = self.container.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*container {
-            Some(container) => Ok(Arc::clone(container)),
+    fn through(&self) -> Result<Through, SourceError> {
+        let mut through = self.container.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*through {
+            Some(through) => Ok(through.clone()),
             None => {
                 let _sweep = super::image::sweep(&self.daemon);
-                let made = match &self.files {
-                    Files::Image(image, _) => self.daemon.throwaway(image),
-                    Files::Volume(container, name, destination) => {
-                        self.daemon.throwaway_with_volume(container, name, destination)
+                let (made, root) = match &self.files {
+                    Files::Image(image, _) => (self.daemon.throwaway(image)?, String::new()),
+                    Files::Mount(container, mount) => {
+                        self.daemon.throwaway_with_mount(container, mount)?.ok_or(SourceError::NoStream)?
                     }
                 };
-                let made = Arc::new(made?);
-                *container = Some(Arc::clone(&made));
+                let made = Through { container: Arc::new(made), root: root.into() };
+                *through = Some(made.clone());
                 Ok(made)
             }
         }

@@ -118,7 +118,7 @@ impl Live {
     pub fn start(stream: &Stream, name: &str, timeout: Duration) -> Live {
         let home = tempfile::Builder::new().prefix("imagefs-lazy-").tempdir().unwrap();
         let filesystem = Arc::clone(&stream.filesystem);
-        let mount = ViewMount { name: name.into(), destination: None, may_be_file: false, filesystem };
+        let mount = ViewMount { name: name.into(), destinations: Vec::new(), may_be_file: false, filesystem };
         let view = View::new(vec![mount], ViewOptions { flat: true, ..ViewOptions::default() }).unwrap();
         let config = SessionConfig { timeout, ..SessionConfig::new(home.path()) };
         let session = fuse::mount(view, &config).unwrap();

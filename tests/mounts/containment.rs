@@ -151,13 +151,13 @@ fn an_absolute_target_beneath_a_volume_leads_into_that_volume() {
     let mounts = vec![
         ViewMount {
             name: "rootfs".into(),
-            destination: None,
+            destinations: Vec::new(),
             may_be_file: false,
             filesystem: rootfs.filesystem(),
         },
         ViewMount {
             name: "var-lib-data".into(),
-            destination: Some("/var/lib/data".into()),
+            destinations: vec!["/var/lib/data".into()],
             may_be_file: false,
             filesystem: volume.filesystem(),
         },

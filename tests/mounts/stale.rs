@@ -88,7 +88,7 @@ impl Scene {
 }
 
 fn mounts(filesystem: Arc<Filesystem>) -> Vec<ViewMount> {
-    vec![ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem }]
+    vec![ViewMount { name: "rootfs".into(), destinations: Vec::new(), may_be_file: false, filesystem }]
 }
 
 /// As `ls -l` does.

@@ -90,7 +90,7 @@ pub fn filesystem_of(tar: &Path, data: DataFile) -> Arc<Filesystem> {
 
 pub fn view(filesystem: Arc<Filesystem>, options: ViewOptions) -> View {
     View::new(
-        vec![ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem }],
+        vec![ViewMount { name: "rootfs".into(), destinations: Vec::new(), may_be_file: false, filesystem }],
         options,
     )
     .unwrap()

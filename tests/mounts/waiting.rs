@@ -51,7 +51,7 @@ fn stalled() -> (Arc<Filesystem>, Grower) {
 }
 
 fn mounts(filesystem: Arc<Filesystem>) -> Vec<ViewMount> {
-    vec![ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem }]
+    vec![ViewMount { name: "rootfs".into(), destinations: Vec::new(), may_be_file: false, filesystem }]
 }
 
 impl Stalled {

@@ -1,6 +1,8 @@
 //! The daemons under test, driven by the `docker` command, which speaks to both.
 
 use std::ffi::OsStr;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -53,6 +55,59 @@ impl Daemon {
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         let out = String::from_utf8(succeed(&mut self.cli(args))).expect("docker prints UTF-8");
         out.trim_end().to_owned()
+    }
+
+    /// What it answers to a request that no `docker` command of every age makes: the status, and the JSON or null.
+    #[track_caller]
+    pub fn ask(&self, method: &str, target: &str, body: &[u8]) -> (u16, serde_json::Value) {
+        let socket = self.host.strip_prefix("unix://").expect("the daemons of the tests have sockets");
+        let mut stream = UnixStream::connect(socket).unwrap();
+        let kind = if body.first() == Some(&b'{') { "application/json" } else { "application/x-tar" };
+        // Of HTTP/1.0, so that the answer comes in one piece.
+        let head = format!(
+            "{method} {target} HTTP/1.0\r\nHost: d\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an answer has a head");
+        let status = str::from_utf8(&answer[9..12]).unwrap().parse().unwrap();
+        (status, serde_json::from_slice(&answer[end + 4..]).unwrap_or_default())
+    }
+
+    /// As [`Daemon::ask`], of what has to succeed.
+    #[track_caller]
+    pub fn post(&self, target: &str, body: &serde_json::Value) -> serde_json::Value {
+        let (status, answer) = self.ask("POST", target, body.to_string().as_bytes());
+        assert!((200..300).contains(&status), "POST {target} {body}: {status} {answer}");
+        answer
+    }
+
+    /// The version of its API, as in (1, 41); of Podman's own, where it is Podman, as in (5, 8).
+    #[track_caller]
+    pub fn version(&self) -> (u32, u32) {
+        let (_, told) = self.ask("GET", "/version", b"");
+        let words = match self.name {
+            "podman" => told["Version"].as_str(),
+            _ => told["ApiVersion"].as_str(),
+        };
+        let mut numbers = words.unwrap().split('.').map(|number| number.parse().unwrap());
+        (numbers.next().unwrap(), numbers.next().unwrap())
+    }
+
+    /// Whether it keeps images in containerd's store.
+    #[track_caller]
+    pub fn has_containerd_store(&self) -> bool {
+        let (_, told) = self.ask("GET", "/info", b"");
+        told["DriverStatus"].to_string().contains("io.containerd.snapshotter")
+    }
+
+    /// Whether there is an image of that name.
+    #[track_caller]
+    pub fn has_image(&self, name: &str) -> bool {
+        self.ask("GET", &format!("/images/{name}/json"), b"").0 == 200
     }
 
     /// The id of a local image, `sha256:` and 64 digits.

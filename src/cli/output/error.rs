@@ -227,7 +227,10 @@ fn of_source(error: &SourceError) -> Kind {
         SourceError::Cache(error) => of_cache(error),
         SourceError::Read { error, .. } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
         SourceError::Read { .. } | SourceError::Thread(_) => Kind::Failed,
-        SourceError::Different(_) | SourceError::NoStream | SourceError::Unavailable { .. } => Kind::Daemon,
+        SourceError::Different(_)
+        | SourceError::NoStream
+        | SourceError::NoSuchPart
+        | SourceError::Unavailable { .. } => Kind::Daemon,
         SourceError::Oci(error) => of_oci(error),
         SourceError::NotAFile(_)
         | SourceError::Layer { .. }
@@ -269,6 +272,7 @@ fn of_docker(error: &DockerError) -> Kind {
         DockerError::Endpoint(_) | DockerError::BadName(_) => Kind::Usage,
         DockerError::ImageNotFound { .. }
         | DockerError::WrongPlatform { .. }
+        | DockerError::LayersNotStored { .. }
         | DockerError::ContainerNotFound { .. }
         | DockerError::VolumeNotFound { .. }
         | DockerError::NoImages => Kind::NotFound,

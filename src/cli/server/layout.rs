@@ -1,5 +1,8 @@
 //! How what a source has is laid out at the mountpoint.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -16,11 +19,21 @@ pub type Shown = Arc<RwLock<Source>>;
 pub fn view_mounts(source: &Source) -> Vec<ViewMount> {
     let mounts = source.mounts.iter().enumerate().map(|(index, mount)| ViewMount {
         name: mount.name.clone().into(),
-        destination: (index > 0 && !mount.destination.is_empty()).then(|| mount.destination.clone().into()),
+        destinations: destinations(source, index),
         may_be_file: mount.may_be_file(),
         filesystem: Arc::clone(&mount.filesystem),
     });
     mounts.collect()
+}
+
+/// The paths that lead to a mount.
+fn destinations(source: &Source, index: usize) -> Vec<PathBuf> {
+    // What is shown beside a container is nowhere in it.
+    if source.mounts.get(index).is_none_or(|mount| mount.destination.is_empty()) {
+        return Vec::new();
+    }
+    let paths = source.destinations().spelled(index).map(|names| names.join(&b'/'));
+    paths.map(|path| OsString::from_vec(path).into()).collect()
 }
 
 /// What `.imagefs.json` says of a source.
@@ -102,7 +115,7 @@ fn layers(source: &Source, options: &MountOptions) -> Result<Layers, CommandErro
         for (number, (layer, filesystem)) in source.layers()?.into_iter().enumerate() {
             shown.push(ViewMount {
                 name: format!("{number:0digits$}-{}", layer.diff_id.short()).into(),
-                destination: None,
+                destinations: Vec::new(),
                 may_be_file: false,
                 filesystem: Arc::new(filesystem),
             });

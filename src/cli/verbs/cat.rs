@@ -62,7 +62,7 @@ impl CatArgs {
                 Some(contents) => print_json(reading, &paths, contents, &mut output)?,
                 None => {
                     for path in &paths {
-                        let mut file = reading.gateway.open_file(reading.mount, path)?;
+                        let mut file = reading.open_file(path)?;
                         pieces(|piece| Ok(file.read(piece)?), |piece| output.bytes(piece))?;
                     }
                 }
@@ -77,7 +77,7 @@ impl CatArgs {
 fn look(reading: &Reading, paths: &[PathBuf]) -> Result<Vec<Content>, CommandError> {
     let mut room = MAX_HELD;
     let mut look = |path: &PathBuf| {
-        let mut file = reading.gateway.open_file(reading.mount, path)?;
+        let mut file = reading.open_file(path)?;
         if file.size() <= room {
             let mut held = Vec::new();
             let hold = |piece: &[u8]| {
@@ -113,7 +113,7 @@ fn print_json(
                 print_content(path, is_text, read, output)?;
             }
             content => {
-                let mut file = reading.gateway.open_file(reading.mount, path)?;
+                let mut file = reading.open_file(path)?;
                 let is_text = matches!(content, Content::Text);
                 print_content(path, is_text, |piece| Ok(file.read(piece)?), output)?;
             }

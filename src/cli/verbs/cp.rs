@@ -54,8 +54,8 @@ impl CpArgs {
         let tally = self.read.read(context, |reading| {
             let of_contents = names_contents(&path);
             let top = match self.dereference || of_contents {
-                true => reading.gateway.stat_target(reading.mount, &path)?,
-                false => reading.gateway.stat_link(reading.mount, &path)?,
+                true => reading.stat_target(&path)?,
+                false => reading.stat_link(&path)?,
             };
             if of_contents && top.file_type != FileType::Directory {
                 let message = format!("{} is not a directory", escape::name(&path));

@@ -91,7 +91,7 @@ impl DuArgs {
             let mut rows = Vec::new();
             let mut seen = HashSet::new();
             for path in &paths {
-                let top = reading.gateway.stat_link(reading.mount, path)?;
+                let top = reading.stat_link(path)?;
                 self.measure(reading, top, &mut seen, &mut |row| {
                     if self.json {
                         rows.push(row);
@@ -111,12 +111,16 @@ impl DuArgs {
         &self,
         reading: &Reading,
         top: FileStat,
-        seen: &mut HashSet<u32>,
+        seen: &mut HashSet<(i64, u32)>,
         tell: &mut dyn FnMut(Row) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
         let deepest = if self.summarize { 0 } else { self.max_depth.unwrap_or(usize::MAX) };
         let mut bytes_of = |file: &FileStat| match (file.file_type, file.inode) {
-            (FileType::Regular, Some(inode)) if inode.links > 1 && !seen.insert(inode.number) => 0,
+            (FileType::Regular, Some(inode))
+                if inode.links > 1 && !seen.insert((reading.mount_of(file), inode.number)) =>
+            {
+                0
+            }
             (FileType::Regular, _) => file.size,
             _ => 0,
         };
@@ -124,7 +128,7 @@ impl DuArgs {
             return tell(Row { bytes: bytes_of(&top), path: top.path });
         }
         let open = |directory: FileStat| -> Result<Level, CommandError> {
-            let left = reading.gateway.read_dir(reading.mount, &directory.path, None)?.into_iter();
+            let left = reading.read_dir(&directory.path)?.into_iter();
             Ok(Level { directory, left, bytes: 0 })
         };
         let mut levels = vec![open(top)?];

@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -224,7 +224,7 @@ impl FindArgs {
             let wanted = self.wanted(reading)?;
             let mut output = context.printer.output();
             let mut rows: Vec<Row> = Vec::new();
-            let tops = paths.iter().rev().map(|path| reading.gateway.stat_link(reading.mount, path));
+            let tops = paths.iter().rev().map(|path| reading.stat_link(path));
             let tops: Vec<FileStat> = tops.collect::<Result<_, _>>()?;
             let mut ahead: Vec<(FileStat, usize)> = tops.into_iter().map(|top| (top, 0)).collect();
             while let Some((file, depth)) = ahead.pop() {
@@ -232,7 +232,7 @@ impl FindArgs {
                 let deeper = self.maxdepth.is_none_or(|most| depth < most);
                 let mut is_empty = file.file_type == FileType::Regular && file.size == 0;
                 if is_directory && (deeper || self.empty) {
-                    let within = reading.gateway.read_dir(reading.mount, &file.path, None)?;
+                    let within = reading.read_dir(&file.path)?;
                     is_empty = within.is_empty();
                     if deeper {
                         ahead.extend(within.into_iter().rev().map(|file| (file, depth + 1)));
@@ -257,7 +257,7 @@ impl FindArgs {
 
     fn wanted(&self, reading: &Reading) -> Result<Wanted<'_>, CommandError> {
         let pattern = |text: &OsString| Pattern::new(text.as_encoded_bytes());
-        let newer = self.newer.as_ref().map(|path| reading.gateway.stat_file(reading.mount, path));
+        let newer = self.newer.as_ref().map(|path| reading.stat_file(path));
         Ok(Wanted {
             args: self,
             name: self.name.as_ref().map(pattern),
@@ -295,7 +295,7 @@ fn number(reading: &Reading, who: &str, database: &str) -> Result<u32, CommandEr
     if let Ok(number) = who.parse() {
         return Ok(number);
     }
-    let text = reading.gateway.read_file(reading.mount, database, ..MAX_DATABASE)?;
+    let text = reading.read_file(Path::new(database), MAX_DATABASE)?;
     let text = String::from_utf8_lossy(&text);
     let number = text.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -155,7 +155,7 @@ impl GrepArgs {
         reading: &Reading,
     ) -> Result<Told<Box<dyn WriteColor>>, CommandError> {
         let named = match paths {
-            [path] => reading.gateway.stat_file(reading.mount, path)?.file_type == FileType::Directory,
+            [path] => reading.stat_file(path)?.file_type == FileType::Directory,
             _ => true,
         };
         let output = printer.output();
@@ -196,17 +196,14 @@ struct Search<'a> {
 impl Search<'_> {
     /// Searches what the user named, links to it followed.
     fn path(&mut self, path: &Path) -> Result<(), CommandError> {
-        let Reading { gateway, mount } = self.reading;
-        let top = gateway.stat_target(*mount, path)?;
+        let top = self.reading.stat_target(path)?;
         if top.file_type != FileType::Directory {
             return self.file(path);
         }
-        let mut ahead: Vec<FileStat> = gateway.read_dir(*mount, path, None)?.into_iter().rev().collect();
+        let mut ahead: Vec<FileStat> = self.reading.read_dir(path)?.into_iter().rev().collect();
         while let Some(file) = ahead.pop() {
             match file.file_type {
-                FileType::Directory => {
-                    ahead.extend(gateway.read_dir(*mount, &file.path, None)?.into_iter().rev())
-                }
+                FileType::Directory => ahead.extend(self.reading.read_dir(&file.path)?.into_iter().rev()),
                 FileType::Regular if self.includes(&file) => self.file(&file.path)?,
                 _ => {}
             }
@@ -219,9 +216,8 @@ impl Search<'_> {
     }
 
     fn file(&mut self, path: &Path) -> Result<(), CommandError> {
-        let Reading { gateway, mount } = self.reading;
         let lost = RefCell::new(None);
-        let content = Content { file: gateway.open_file(*mount, path)?, lost: &lost };
+        let content = Content { file: self.reading.open_file(path)?, lost: &lost };
         // A name from an image must not move the cursor.
         let name = PathBuf::from(escape::name(path));
         let searched = match &mut self.told {

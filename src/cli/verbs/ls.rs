@@ -79,8 +79,8 @@ impl LsArgs {
         let paths = self.read.paths(&self.paths, Some("/"));
         self.read.read(context, |reading| {
             let asked = paths.iter().map(|path| match self.long || self.directory {
-                true => reading.gateway.stat_link(reading.mount, path),
-                false => reading.gateway.stat_file(reading.mount, path),
+                true => reading.stat_link(path),
+                false => reading.stat_file(path),
             });
             let asked: Vec<FileStat> = asked.collect::<Result<_, _>>()?;
             let is_listed = |file: &FileStat| file.file_type == FileType::Directory && !self.directory;

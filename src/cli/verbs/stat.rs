@@ -37,10 +37,10 @@ impl StatArgs {
         let paths = self.read.some_paths(&self.paths)?;
         let files: Vec<FileStat> = self.read.read(context, |reading| {
             let stat = |path: &PathBuf| match self.dereference {
-                true => reading.gateway.stat_file(reading.mount, path),
-                false => reading.gateway.stat_link(reading.mount, path),
+                true => reading.stat_file(path),
+                false => reading.stat_link(path),
             };
-            Ok(paths.iter().map(stat).collect::<Result<_, _>>()?)
+            paths.iter().map(stat).collect::<Result<_, _>>()
         })?;
         if self.json {
             let mut rows: Vec<Row> = files.into_iter().map(Row::from).collect();

@@ -60,7 +60,7 @@ impl TreeArgs {
     pub fn run(&self, context: &Context) -> Result<ExitCode, CommandError> {
         let paths = self.read.paths(&self.paths, Some("/"));
         self.read.read(context, |reading| {
-            let tops = paths.iter().map(|path| reading.gateway.stat_file(reading.mount, path));
+            let tops = paths.iter().map(|path| reading.stat_file(path));
             let mut tops: Vec<FileStat> = tops.collect::<Result<_, _>>()?;
             if self.json {
                 if tops.len() == 1 {

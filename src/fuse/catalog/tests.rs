@@ -33,7 +33,8 @@ impl Provider for Engine {
             return Err("the engine has lost it".to_owned());
         }
         let filesystem = Builder::new().dir("").file("key", key.as_bytes()).symlink("link", "/key").finish();
-        let mount = ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem };
+        let mount =
+            ViewMount { name: "rootfs".into(), destinations: Vec::new(), may_be_file: false, filesystem };
         let options = ViewOptions {
             flat: self.flat,
             description: key.as_bytes().to_vec().into(),

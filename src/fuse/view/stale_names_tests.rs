@@ -179,7 +179,8 @@ impl Stream {
         let (sender, demands) = std::sync::mpsc::sync_channel(16);
         drop(demands);
         let (filesystem, grower) = Filesystem::filling(Order::Any, file, Some(sender));
-        let mount = ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem };
+        let mount =
+            ViewMount { name: "rootfs".into(), destinations: Vec::new(), may_be_file: false, filesystem };
         (mount, Stream { grower, left: 20 + numbers.below(80) })
     }
 
@@ -254,7 +255,7 @@ fn no_symlink_leads_out_by_names_of_any_age() {
 fn a_link_that_has_an_answer_gets_another_number_for_a_name_nearer_to_the_root() {
     let file = DataFile::owned(tempfile::tempfile().unwrap());
     let (filesystem, grower) = Filesystem::filling(Order::Any, file, None);
-    let mount = ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem };
+    let mount = ViewMount { name: "rootfs".into(), destinations: Vec::new(), may_be_file: false, filesystem };
     let view = View::new(vec![mount], ViewOptions { flat: true, ..ViewOptions::default() }).unwrap();
     let insert = |path: &str, kind| {
         let (path, mtime) = (path.into(), Timestamp::default());
@@ -287,7 +288,7 @@ fn a_directory_that_comes_nearer_to_the_root_than_a_daemon_said_is_refused() {
     let file = DataFile::owned(tempfile::tempfile().unwrap());
     let (sender, _demands) = std::sync::mpsc::sync_channel(16);
     let (filesystem, grower) = Filesystem::filling(Order::Any, file, Some(sender));
-    let mount = ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem };
+    let mount = ViewMount { name: "rootfs".into(), destinations: Vec::new(), may_be_file: false, filesystem };
     let view = View::new(vec![mount], ViewOptions { flat: true, ..ViewOptions::default() }).unwrap();
     let mtime = Timestamp::default();
     for path in ["a", "a/b"] {

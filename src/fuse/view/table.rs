@@ -88,12 +88,13 @@ impl Table {
 
 fn destinations(mounts: &[ViewMount]) -> Vec<Destination> {
     let of = |(index, mount): (usize, &ViewMount)| {
-        let path = match &mount.destination {
-            _ if index == 0 => &b"/"[..],
-            Some(path) => path.as_os_str().as_bytes(),
-            None => return None,
+        let paths: Vec<&[u8]> = match index {
+            0 => vec![b"/"],
+            _ => mount.destinations.iter().map(|path| path.as_os_str().as_bytes()).collect(),
         };
-        Some(Destination::new(index, path, mount.name.as_bytes(), mount.may_be_file))
+        let (path, spelled) = paths.split_first()?;
+        let destination = Destination::new(index, path, mount.name.as_bytes(), mount.may_be_file);
+        Some(spelled.iter().fold(destination, |destination, path| destination.or_spelled(path)))
     };
     mounts.iter().enumerate().filter_map(of).collect()
 }

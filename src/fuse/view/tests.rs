@@ -11,7 +11,7 @@ fn options() -> ViewOptions {
 
 fn view_of(filesystem: Arc<Filesystem>, options: ViewOptions) -> View {
     View::new(
-        vec![ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem }],
+        vec![ViewMount { name: "rootfs".into(), destinations: Vec::new(), may_be_file: false, filesystem }],
         options,
     )
     .unwrap()
@@ -52,7 +52,7 @@ fn names(view: &View, dir: Node, chunk: usize) -> Vec<String> {
 fn the_top_directory_lists_the_description_and_the_mounts_in_their_order() {
     let mount = |name: &str| ViewMount {
         name: name.into(),
-        destination: None,
+        destinations: Vec::new(),
         may_be_file: false,
         filesystem: Builder::new().file("in", name.as_bytes()).finish(),
     };
@@ -98,7 +98,7 @@ fn names_that_no_directory_can_have_are_refused() {
     let mounts = |names: &[&str]| {
         let mount = |name: &&str| ViewMount {
             name: (*name).into(),
-            destination: None,
+            destinations: Vec::new(),
             may_be_file: false,
             filesystem: Builder::new().finish(),
         };
@@ -329,7 +329,7 @@ fn a_question_to_the_wrong_kind_of_node_is_refused() {
 fn one_file(name: &str, content: &[u8]) -> (ViewMount, std::sync::Weak<Filesystem>) {
     let filesystem = Builder::new().file("f", content).symlink("l", "f").finish();
     let there = Arc::downgrade(&filesystem);
-    (ViewMount { name: name.into(), destination: None, may_be_file: false, filesystem }, there)
+    (ViewMount { name: name.into(), destinations: Vec::new(), may_be_file: false, filesystem }, there)
 }
 
 fn content(view: &View, node: Node) -> Vec<u8> {
@@ -406,7 +406,7 @@ fn the_names_of_what_was_replaced_are_withdrawn_until_nobody_asks_for_one() {
         let mount = || {
             vec![ViewMount {
                 name: "rootfs".into(),
-                destination: None,
+                destinations: Vec::new(),
                 may_be_file: false,
                 filesystem: builder(),
             }]
@@ -440,8 +440,12 @@ fn a_listing_of_the_mountpoint_that_was_begun_before_goes_on_in_what_is_shown() 
         let (path, kind, mtime) = (name.into(), EntryKind::Fifo, Timestamp::default());
         grower.insert(Entry { path, kind, perm: 0o644, uid: 0, gid: 0, mtime, xattrs: Vec::new() }).unwrap();
     }
-    let mount =
-        |filesystem| ViewMount { name: "rootfs".into(), destination: None, may_be_file: false, filesystem };
+    let mount = |filesystem| ViewMount {
+        name: "rootfs".into(),
+        destinations: Vec::new(),
+        may_be_file: false,
+        filesystem,
+    };
     let options = ViewOptions { flat: true, replaceable: true, ..options() };
     let view = View::new(vec![mount(old)], options).unwrap();
     let dir = view.open_dir(Node::ROOT);
@@ -479,7 +483,7 @@ fn the_description_is_what_it_says_when_it_is_looked_up() {
 fn a_container_mount_may_be_called_layers() {
     let mount = |name: &str| ViewMount {
         name: name.into(),
-        destination: None,
+        destinations: Vec::new(),
         may_be_file: false,
         filesystem: Builder::new().file("f", b"").finish(),
     };

@@ -111,8 +111,8 @@ impl Model {
                 Filesystem::dormant(Order::DepthFirst, demands, move |grower| started.send(grower).unwrap())
             }
         };
-        let destination = (name != "rootfs").then(|| format!("/{name}").into());
-        ViewMount { name: name.into(), destination, may_be_file: name != "rootfs", filesystem }
+        let destinations = (name != "rootfs").then(|| format!("/{name}").into()).into_iter().collect();
+        ViewMount { name: name.into(), destinations, may_be_file: name != "rootfs", filesystem }
     }
 
     /// Something happens to one of the filesystems.

@@ -94,15 +94,18 @@ impl Container {
 
     /// Where a walk leads: the inode's own path, or the error.
     fn walk(&self, mount: usize, path: &str, last: Last) -> String {
-        let table = Table(vec![
-            Row::new("rootfs", b"/", false),
-            Row::new("data", b"/data", false),
-            Row::new("data-sub", b"/data/sub/", false),
-            Row::new("data-conf", b"/data/conf", true),
-            Row::new("etc-bound.conf", b"/etc/bound.conf", true),
-            Row::new("etc-unmade.conf", b"/etc/unmade.conf", true),
-            Row::new("var-lib", b"/var/lib", false),
-        ]);
+        let mounts = [
+            ("rootfs", "/", false),
+            ("data", "/data", false),
+            ("data-sub", "/data/sub/", false),
+            ("data-conf", "/data/conf", true),
+            ("etc-bound.conf", "/etc/bound.conf", true),
+            ("etc-unmade.conf", "/etc/unmade.conf", true),
+            ("var-lib", "/var/lib", false),
+        ];
+        let destinations = mounts[1..].iter().map(|(_, destination, _)| (*destination).to_owned());
+        let rows = mounts.iter().map(|(name, _, may_be_file)| Row::new(name, *may_be_file));
+        let table = Table::new(rows.collect(), Arc::new(Destinations::new(destinations.collect(), None)));
         let progress = Progress::new();
         let names: Vec<Vec<u8>> = clean(path.as_bytes()).into_iter().map(<[u8]>::to_vec).collect();
         let filesystem = &self.0[mount];

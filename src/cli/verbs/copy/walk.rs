@@ -55,27 +55,28 @@ pub fn copy(
     sink: &mut dyn Sink,
 ) -> Result<Tally, CommandError> {
     // The first names of the files that have several.
-    let mut known: HashMap<u32, PathBuf> = HashMap::new();
+    let mut known: HashMap<(i64, u32), PathBuf> = HashMap::new();
     let mut ahead = vec![(name.to_owned(), top)];
     while let Some((name, file)) = ahead.pop() {
         let shared = file.inode.filter(|inode| inode.links > 1 && file.file_type != FileType::Directory);
-        if let Some(first) = shared.and_then(|inode| known.get(&inode.number)) {
+        let shared = shared.map(|inode| (reading.mount_of(&file), inode.number));
+        if let Some(first) = shared.and_then(|inode| known.get(&inode)) {
             sink.link(&name, &file, first)?;
             continue;
         }
         match file.file_type {
             FileType::Regular => {
-                sink.put(&name, &file, Some(reading.gateway.open_file(reading.mount, &file.path)?))?;
+                sink.put(&name, &file, Some(reading.open_file(&file.path)?))?;
             }
             FileType::Directory => {
                 sink.put(&name, &file, None)?;
-                let within = reading.gateway.read_dir(reading.mount, &file.path, None)?;
+                let within = reading.read_dir(&file.path)?;
                 ahead.extend(within.into_iter().rev().map(|file| (name.join(file.name()), file)));
             }
             _ => sink.put(&name, &file, None)?,
         }
         if let Some(inode) = shared {
-            known.insert(inode.number, name);
+            known.insert(inode, name);
         }
     }
     sink.finish()
