@@ -173,6 +173,10 @@ fn docker_that_forgets_images_in_the_layout() {
         let named = open_with(&written.path, |o| o.transport = Some(Transport::DockerArchive)).unwrap();
         assert_eq!(named.id, digest(config().as_bytes()));
         let layout = open_with(&written.path, |o| o.transport = Some(Transport::OciArchive));
-        assert!(matches!(layout, Err(OciError::NotAnImage(_) | OciError::Invalid { .. })));
+        // Where there is no list, the other one counts; one that is empty says that there is nothing.
+        match forgetful.is_null() {
+            true => assert_eq!(layout.unwrap().id, digest(config().as_bytes())),
+            false => assert!(matches!(layout, Err(OciError::NotAnImage(_)))),
+        }
     }
 }

@@ -431,7 +431,7 @@ mod tests {
             explain("umask=022"),
             "unknown mount option 'umask'; the mount options are ro, flat, exact, layers, provenance, \
              symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, kernel[=auto|copy], suid, dev, noexec, \
-             remount, fsname=NAME, timeout=SECONDS"
+             remount, fsname=NAME, only=PATTERN, timeout=SECONDS"
         );
     }
 
