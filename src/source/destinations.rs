@@ -47,6 +47,8 @@ impl Destinations {
     /// filesystem.
     pub fn spelled(&self, mount: usize) -> impl Iterator<Item = Vec<Vec<u8>>> {
         let given = mount.checked_sub(1).and_then(|mount| self.given.get(mount));
+        // What is nowhere in the container has no way to it.
+        let given = given.filter(|given| !given.is_empty());
         let given = given.map(|given| names(given.as_bytes()));
         let found = given.is_some().then(|| self.get(mount).to_vec());
         let given = given.filter(|given| found.as_ref() != Some(given));
@@ -157,5 +159,12 @@ mod tests {
         let found = follow(&given.map(str::to_owned), look);
         let shown: Vec<_> = found.iter().map(|names| String::from_utf8(names.join(&b'/')).unwrap()).collect();
         assert_eq!(shown, ["data", "data/l/x", "lib2/mod", "run/b", "none/run", "run"]);
+    }
+
+    #[test]
+    fn what_is_nowhere_in_the_container_has_no_way_to_it() {
+        let destinations = Destinations::new(vec![String::new(), "/data".to_owned()], None);
+        let ways = |mount| destinations.spelled(mount).collect::<Vec<_>>();
+        assert_eq!((ways(0).len(), ways(1).len(), ways(2)), (0, 0, vec![names(b"/data")]));
     }
 }
