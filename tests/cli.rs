@@ -64,6 +64,7 @@ fn help_tells_a_newcomer_what_there_is() {
       grep         Search the files of a source for lines that fit a pattern
       du           Show how large directories of a source are, or its layers
       cp           Copy a file or directory out of a source
+      erofs        Write a source as an EROFS image: one file that the kernel mounts
       inspect      Show what a source is, and its mounts
       diff         Show how the root filesystems of two sources differ
       history      Show the layers of an image, and what each of them does

@@ -141,7 +141,7 @@ impl Client {
         aimed_at(self.docker.clone(), target)
     }
 
-    /// The same, where a refusal counts as a yes that [tells what stands at a path](frank). `None` if that cannot be had.
+    /// The same, where a refusal counts as a yes that [tells what stands at a path](transport). `None` if that cannot be had.
     pub(super) fn frankly_aimed_at(&self, target: &str) -> Option<Docker> {
         let docker = transport::connect(&self.endpoint.address).ok().filter(|_| self.endpoint.tls.is_none());
         docker.map(|docker| aimed_at(docker, target))

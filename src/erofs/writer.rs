@@ -96,7 +96,7 @@ pub fn write(view: &View, options: &ImageOptions, out: &File) -> Result<Image, E
 /// The devices that an image of `view` has, in the order in which they have to be given.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn devices(view: &View, placement: Placement) -> Result<Vec<Device>, ErofsError> {
     let mut devices = match placement {
         Placement::Inside => Devices::none(PAGE),

@@ -1,7 +1,7 @@
 //! Outgoing HTTP: the one place where a call is made over TCP and TLS.
 //!
 //! A [`Client`] is asked synchronously, from any thread. It sends a [`Request`] and gives a [`Response`] as soon as the
-//! headers are there, whose [`Body`] is read like a file. Every call takes a [`Progress`], which ends it wherever it
+//! headers are there, whose [`Body`] is read like a file. Every call takes a [`Progress`](crate::progress::Progress), which ends it wherever it
 //! waits, and every wait has a deadline: see [`Patience`]. Connections are used again; proxies are those that the
 //! environment names. Nothing is followed, retried or authenticated here: that is for who knows the protocol.
 //!

@@ -54,7 +54,7 @@ pub struct Signals {
 
 impl Signals {
     /// From now on a signal ends the command. It cancels the reading; and if that does not end the process soon, because whoever
-    /// has to write or wait is blocked in it, it lets go of what the process [holds](held) and ends it.
+    /// has to write or wait is blocked in it, it lets go of what the process [holds](crate::cleanup) and ends it.
     pub fn watch(progress: &Arc<Progress>) -> Result<Signals, CommandError> {
         let mut incoming = Incoming::new(to_handle())
             .map_err(|e| CommandError::new(Kind::Failed, "cannot handle signals").caused_by(e))?;

@@ -6,7 +6,7 @@
 //! one place; one that comes up nearer to the root than it was shown is refused. No tree of ours does that, but what is
 //! fetched ahead of a stream is what a daemon says.
 //!
-//! [`symlink`](crate::fuse::symlink) has the proof that this needs no more.
+//! `fuse::symlink` has the proof that this needs no more.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
