@@ -220,6 +220,12 @@ fn help_tells_a_newcomer_what_there_is() {
       xattr=auto|on|off  extended attributes; auto (default): if there are any
       allow_other        let other users in; file permissions then apply to all
       uid=N, gid=N       show everything as owned by this user, this group
+      kernel             have the kernel serve it, without a server: faster; root
+                         only, Linux 6.12, complete sources only (it is waited
+                         for), and every user is let in, as by allow_other
+      kernel=auto        the same where it can be had at once, else as without
+      kernel=copy        the same with a copy of all contents: twice the disk, but
+                         st_blksize is 4096, not 512
       suid, dev          setuid bits and device files take effect; root only
       noexec             no program can be run
       remount            give what is mounted there other suid, dev, noexec; root

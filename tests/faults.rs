@@ -122,11 +122,9 @@ fn an_image_that_is_not_there() {
     let place = Place::new();
     for daemon in Daemon::both() {
         let host = ["--host", daemon.host()];
-        place.refuse(
-            &[&host[..], &["imagefs-test/smal"]].concat(),
-            3,
-            &["image not found in local Docker storage: imagefs-test/smal", SMALL, " pull "],
-        );
+        let engine = if daemon.name == "podman" { "Podman" } else { "Docker" };
+        let missing = format!("image not found in local {engine} storage: imagefs-test/smal");
+        place.refuse(&[&host[..], &["imagefs-test/smal"]].concat(), 3, &[&missing, SMALL, " pull "]);
         let absent = format!("sha256:{}", "0".repeat(64));
         place.refuse(&[&host[..], &[&absent]].concat(), 3, &["image not found", &absent]);
         let wrong = ["--platform", "linux/s390x", SMALL];

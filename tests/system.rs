@@ -74,7 +74,7 @@ fn mount_takes_the_name_and_the_generic_options() {
     ran
     "a,b"
     error: unknown mount option 'umask'
-    hint: the mount options are ro, flat, exact, layers, provenance, symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, suid, dev, noexec, remount, fsname=NAME, timeout=SECONDS
+    hint: the mount options are ro, flat, exact, layers, provenance, symlinks=contain|raw, xattr=auto|on|off, allow_other, uid=N, gid=N, kernel[=auto|copy], suid, dev, noexec, remount, fsname=NAME, only=PATTERN, timeout=SECONDS
     status 2
     "#);
 }

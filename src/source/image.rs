@@ -93,8 +93,13 @@ pub(super) fn sweep(daemon: &Daemon) -> Sweep {
     let (swept, sweep) = sync_channel(1);
     let daemon = daemon.clone();
     let begun = std::thread::Builder::new().name("sweep".into()).spawn(move || {
-        if let Err(error) = daemon.sweep_orphans() {
-            tracing::warn!("containers of killed runs may be left: {error}");
+        match daemon.sweep_orphans() {
+            Ok(_) => {}
+            // The task was over first: the next one looks again.
+            Err(error @ DockerError::HungUp { .. }) => {
+                tracing::debug!("containers of killed runs may be left: {error}");
+            }
+            Err(error) => tracing::warn!("containers of killed runs may be left: {error}"),
         }
         // Nobody may be listening any more.
         let _ = swept.send(());
