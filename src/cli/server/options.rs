@@ -3,12 +3,14 @@
 //! A list of words divided by commas; given more than once, the lists add up, and of two that contradict each other
 //! the later one counts. A comma that belongs to a value has a backslash before it, and so has a backslash.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::cli::output::error::{CommandError, Kind};
 use crate::cli::output::nearest::nearest;
-use crate::fuse::{SymlinkMode, XattrMode};
+use crate::fuse::{SessionConfig, SymlinkMode, XattrMode};
 
 /// An option: its name, and what giving it does.
 struct Known {
@@ -268,6 +270,20 @@ impl fmt::Display for Known {
 }
 
 impl MountOptions {
+    /// How a session of `source` is mounted.
+    pub fn session_config(&self, mountpoint: &Path, source: &OsStr) -> SessionConfig {
+        let defaults = SessionConfig::new(mountpoint);
+        SessionConfig {
+            fsname: self.fsname.clone().map_or_else(|| source.to_owned(), OsString::from),
+            allow_other: self.allow_other,
+            suid: self.suid,
+            dev: self.dev,
+            exec: !self.noexec,
+            timeout: self.timeout.unwrap_or(defaults.timeout),
+            ..defaults
+        }
+    }
+
     /// Reads the lists in the order in which they were given. `root` tells whether root asks.
     pub fn parse<S: AsRef<str>>(lists: &[S], root: bool) -> Result<MountOptions, OptionError> {
         let mut options = MountOptions::default();

@@ -16,7 +16,6 @@ use crate::cli::server::layout::view;
 use crate::cli::server::mountpoint::Mountpoint;
 use crate::cli::server::options::MountOptions;
 use crate::cli::server::serve::{Errand, MountContent, Prepared, serve};
-use crate::fuse::SessionConfig;
 use crate::source::{self, Built};
 
 const EXAMPLES: &str = "\
@@ -125,16 +124,7 @@ impl BuildArgs {
                 None if self.on_error => return Ok(None),
                 None => 0,
             };
-            let defaults = SessionConfig::new(&mountpoint.path);
-            let config = SessionConfig {
-                fsname: options.fsname.clone().map_or_else(|| spelled.clone(), OsString::from),
-                allow_other: options.allow_other,
-                suid: options.suid,
-                dev: options.dev,
-                exec: !options.noexec,
-                timeout: options.timeout.unwrap_or(defaults.timeout),
-                ..defaults
-            };
+            let config = options.session_config(&mountpoint.path, &spelled);
             let source = Arc::new(RwLock::new(source));
             let view = Box::new(view(&source, &options)?);
             let content = MountContent::Source { view, source, cache: cache.clone() };

@@ -159,16 +159,7 @@ impl MountArgs {
         serve(errand, |progress| {
             let context =
                 source::Context { exact: options.exact, ..self.source_args.context(&cache, progress) };
-            let defaults = SessionConfig::new(&mountpoint.path);
-            let config = SessionConfig {
-                fsname: options.fsname.clone().map_or_else(|| named.clone(), OsString::from),
-                allow_other: options.allow_other,
-                suid: options.suid,
-                dev: options.dev,
-                exec: !options.noexec,
-                timeout: options.timeout.unwrap_or(defaults.timeout),
-                ..defaults
-            };
+            let config = options.session_config(&mountpoint.path, &named);
             if self.source == LOCAL {
                 let content = MountContent::Engine(Box::new(LocalEngine::open(&cache, &context, &options)?));
                 return Ok(Some(Prepared { config, content, exit_status: 0 }));
